@@ -1,0 +1,93 @@
+"""Every config key, once, with its default. An experiment's file starts from here and changes what it must."""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The defaults: the official SimVQ image tokenizer, f = 8, K = 1,024, d = 128."""
+    config = ml_collections.ConfigDict()
+    config.steps = 250_250
+    config.batch_size = 256  # global
+    config.seed = 0
+    config.log_every = 100
+    config.eval_every = 5_000
+    config.checkpoint_every = 5_000
+    config.keep_checkpoints = 3
+    config.max_skipped_in_a_row = 20  # non-finite steps before training gives up
+    config.accumulate = 1  # micro-batches a step
+    config.dtype = "float32"  # of the computation; parameters, distances and losses are float32 always
+
+    config.mesh = ml_collections.ConfigDict()
+    config.mesh.data = -1  # -1: all devices that the other axes leave
+    config.mesh.fsdp = 1
+    config.mesh.codebook = 1
+
+    config.data = ml_collections.ConfigDict()
+    config.data.source = "tfds:imagenet2012"  # photos | folder:PATH | tfds:NAME
+    config.data.data_dir = ""  # of tfds; "" = its default
+    config.data.size = 128  # side of the square crop, pixels
+    config.data.resize_short = 128  # short side before the crop; 0 = native resolution
+    config.data.crop = "random"  # random | resized (Inception's) | center
+    config.data.crop_scale = (0.5, 1.0)  # share of the area, for "resized"
+    config.data.flip = False
+    config.data.max_pixels = 178_956_970  # larger pictures are skipped and listed
+    config.data.threads = 16
+    config.data.eval_stride = 0  # 0: one centre crop a picture; else all crops on a grid of this stride
+    config.data.eval_limit = 0  # crops evaluated during training, evenly spread; 0 = all
+    config.data.eval_batch_size = 256
+
+    config.model = ml_collections.ConfigDict()
+    config.model.width = 128
+    config.model.multipliers = (1, 2, 2, 4)
+    config.model.residual_blocks = 2
+    config.model.norm_groups = 32
+    config.model.remat = False
+
+    config.quantizer = ml_collections.ConfigDict()
+    config.quantizer.kind = "simvq"  # simvq | vq
+    config.quantizer.codebook_size = 1024
+    config.quantizer.dim = 128
+    config.quantizer.beta = 0.25
+    config.quantizer.legacy = False
+    config.quantizer.basis_init = "normal"  # simvq: normal | uniform
+    config.quantizer.trainable_basis = False  # simvq
+    config.quantizer.use_bias = True  # simvq
+    config.quantizer.codebook_loss = "token"  # simvq: token | region
+    config.quantizer.activity_window = 262_144  # simvq, region: tokens after which a code is out of use
+    config.quantizer.region_sources = 512  # simvq, region: tokens a step that lend themselves as targets
+    config.quantizer.vq_init = "uniform"  # vq: uniform | normal
+
+    config.losses = ml_collections.ConfigDict()
+    config.losses.l1 = 1.0
+    config.losses.l2 = 0.0
+    config.losses.lpips = 1.0
+    config.losses.lpips_vgg = ""  # path of vgg16-397923af.pth; "" = train and evaluate without LPIPS
+    config.losses.lpips_linear = ""  # path of LPIPS' vgg.pth
+    config.losses.quantizer = 1.0
+
+    config.discriminator = ml_collections.ConfigDict()
+    config.discriminator.enabled = True
+    config.discriminator.width = 64
+    config.discriminator.layers = 3
+    config.discriminator.learning_rate = 1e-4
+    config.discriminator.start = 0  # first step at which it takes part
+    config.discriminator.weight = 0.1  # of the adversarial term in the generator's loss
+    config.discriminator.adaptive = False  # scale the weight by VQGAN's ratio of gradients
+    config.discriminator.generator_loss = "non_saturating"  # non_saturating | hinge | vanilla
+    config.discriminator.loss = "hinge"  # hinge | vanilla | non_saturating
+    config.discriminator.lecam = 0.0
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.transform_learning_rate = 1e-4  # of the codebook transform W, b
+    config.optimizer.b1 = 0.5
+    config.optimizer.b2 = 0.9
+    config.optimizer.clip_norm = 0.0  # of each group's gradient; 0 = off
+    config.optimizer.ema_decay = 0.999
+
+    config.schedule = ml_collections.ConfigDict()
+    config.schedule.kind = "constant"  # constant | warmup_cosine
+    config.schedule.warmup_fraction = 0.0  # of steps; a constant schedule warms up too
+    config.schedule.transform_kind = "constant"  # of the codebook transform
+    config.schedule.transform_warmup_fraction = 0.0
+    return config

@@ -1,0 +1,55 @@
+"""SimVQ on scikit-image's photographs, and the vanilla baseline, on a laptop.
+
+    bash launch/quickstart.sh
+or  python -m simvq_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m simvq_jax.train --config=configs/quickstart.py:vq --workdir=runs/quickstart_vq
+
+Needs two CPU cores and 2 GB of memory.
+"""
+
+from configs import common
+
+
+def get_config(method: str = "simvq"):
+    """method: "simvq", or "vq" for the collapsing baseline trained for the same steps."""
+    if method not in ("simvq", "vq"):
+        raise ValueError(f"quickstart.py:{method} is unknown: use quickstart.py or quickstart.py:vq.")
+    config = common.get_config()
+    config.steps = 600
+    config.batch_size = 64
+    config.log_every = 20
+    config.eval_every = 200
+    config.checkpoint_every = 200
+
+    config.data.source = "photos"
+    config.data.size = 32
+    config.data.resize_short = 0
+    config.data.flip = True
+    config.data.threads = 2
+    config.data.eval_stride = 16
+    config.data.eval_limit = 256
+    config.data.eval_batch_size = 64
+
+    config.model.width = 16
+    config.model.multipliers = (1, 2, 4)
+    config.model.residual_blocks = 1
+    config.model.norm_groups = 16
+
+    config.quantizer.kind = method
+    config.quantizer.codebook_size = 8192
+    config.quantizer.dim = 64
+    config.quantizer.codebook_loss = "region"
+    config.losses.lpips = 0.0
+    config.losses.l1 = 0.0
+    config.losses.l2 = 1.0
+    config.discriminator.enabled = False
+
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.transform_learning_rate = 3e-2
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.99
+    config.optimizer.clip_norm = 1.0
+    config.optimizer.ema_decay = 0.98
+    config.schedule.kind = "warmup_cosine"
+    config.schedule.warmup_fraction = 1 / 12
+    return config

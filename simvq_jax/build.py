@@ -1,0 +1,222 @@
+"""From a config to modules, optimisers, losses and data. Read only here and at the entry points."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from absl import logging
+
+from simvq_jax.data.pipeline import eval_batches, eval_crops, train_batches
+from simvq_jax.data.sources import SkipLog, open_source
+from simvq_jax.discriminators.patch import PatchGAN
+from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
+from simvq_jax.losses.perceptual import load_lpips
+from simvq_jax.models.cnn import Decoder, Encoder
+from simvq_jax.models.tokenizer import Autoencoder
+from simvq_jax.optim import discriminator_optimizer, generator_optimizer, make_schedule
+from simvq_jax.quantize import VQ, SimVQ
+from simvq_jax.state import TrainState, create_state
+from simvq_jax.step import LossWeights, Networks, Optimizers
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def one_of(key: str, value: str, choices) -> str:
+    """The value, or ValueError naming the key and its choices."""
+    if value not in choices:
+        raise ValueError(f"{key} is {value!r} but must be one of {', '.join(choices)}.")
+    return value
+
+
+def build_autoencoder(config) -> Autoencoder:
+    """The tokenizer's network. Raises ValueError on values that cannot be."""
+    model, dtype = config.model, DTYPES[one_of("dtype", config.dtype, DTYPES)]
+    if model.residual_blocks < 1 or len(model.multipliers) < 1:
+        raise ValueError(
+            f"model.residual_blocks is {model.residual_blocks} and model.multipliers {tuple(model.multipliers)}:"
+            " there must be at least one block and one level."
+        )
+    fields = {
+        "width": model.width,
+        "multipliers": tuple(model.multipliers),
+        "residual_blocks": model.residual_blocks,
+        "norm_groups": model.norm_groups,
+        "remat": model.remat,
+        "dtype": dtype,
+    }
+    encoder = Encoder(latent_channels=config.quantizer.dim, **fields)
+    return Autoencoder(encoder, build_quantizer(config, dtype), Decoder(**fields))
+
+
+def build_quantizer(config, dtype):
+    """The quantizer that `quantizer.kind` names."""
+    quantizer = config.quantizer
+    for key in ("codebook_size", "dim"):
+        if quantizer[key] < 1:
+            raise ValueError(f"quantizer.{key} is {quantizer[key]} but must be at least 1.")
+    shared = {
+        "codebook_size": quantizer.codebook_size,
+        "dim": quantizer.dim,
+        "beta": quantizer.beta,
+        "legacy": quantizer.legacy,
+        "dtype": dtype,
+    }
+    if one_of("quantizer.kind", quantizer.kind, ("simvq", "vq")) == "vq":
+        return VQ(**shared, init=quantizer.vq_init)
+    return SimVQ(
+        **shared,
+        basis_init=quantizer.basis_init,
+        trainable_basis=quantizer.trainable_basis,
+        use_bias=quantizer.use_bias,
+        codebook_loss=quantizer.codebook_loss,
+        activity_window=quantizer.activity_window,
+        region_sources=quantizer.region_sources,
+    )
+
+
+def build_networks(config) -> Networks:
+    """Autoencoder, and PatchGAN where the config enables it."""
+    discriminator = None
+    if config.discriminator.enabled:
+        discriminator = PatchGAN(config.discriminator.width, config.discriminator.layers, DTYPES[config.dtype])
+    return Networks(build_autoencoder(config), discriminator)
+
+
+def build_schedules(config) -> dict[str, Any]:
+    """Learning rates by step of "generator", "transform" and "discriminator"."""
+    schedule, steps = config.schedule, config.steps
+
+    def rest(peak):
+        return make_schedule(schedule.kind, peak, steps, schedule.warmup_fraction)
+
+    return {
+        "generator": rest(config.optimizer.learning_rate),
+        "discriminator": rest(config.discriminator.learning_rate),
+        "transform": make_schedule(
+            schedule.transform_kind,
+            config.optimizer.transform_learning_rate,
+            steps,
+            schedule.transform_warmup_fraction,
+        ),
+    }
+
+
+def build_optimizers(config) -> Optimizers:
+    """Adam for both players."""
+    schedules = build_schedules(config)
+    shared = {"b1": config.optimizer.b1, "b2": config.optimizer.b2, "clip_norm": config.optimizer.clip_norm}
+    return Optimizers(
+        generator_optimizer(schedules["generator"], schedules["transform"], **shared),
+        discriminator_optimizer(schedules["discriminator"], **shared),
+    )
+
+
+def build_loss_weights(config) -> LossWeights:
+    """Weights of the loss terms and the forms of the adversarial ones."""
+    losses, adversary = config.losses, config.discriminator
+    return LossWeights(
+        l1=losses.l1,
+        l2=losses.l2,
+        lpips=losses.lpips,
+        quantizer=losses.quantizer,
+        adversarial=adversary.weight,
+        adaptive=adversary.adaptive,
+        generator_loss=one_of("discriminator.generator_loss", adversary.generator_loss, GENERATOR_LOSSES),
+        discriminator_loss=one_of("discriminator.loss", adversary.loss, DISCRIMINATOR_LOSSES),
+        discriminator_start=adversary.start,
+        lecam=adversary.lecam,
+    )
+
+
+def build_perceptual(config) -> dict:
+    """LPIPS parameters from the files that the config names; {} without, said once where it would have counted."""
+    losses = config.losses
+    if losses.lpips_vgg and losses.lpips_linear:
+        return load_lpips(losses.lpips_vgg, losses.lpips_linear)
+    if losses.lpips_vgg or losses.lpips_linear:
+        raise ValueError(
+            f"LPIPS needs two files but losses.lpips_vgg is {losses.lpips_vgg!r} and losses.lpips_linear is"
+            f" {losses.lpips_linear!r}: give both, or neither to go without."
+        )
+    if losses.lpips > 0:
+        logging.warning(
+            "losses.lpips is %g but no weight files are given: going on without LPIPS (README, 'LPIPS', says where"
+            " to get them).",
+            losses.lpips,
+        )
+    return {}
+
+
+def build_state(config, networks: Networks, optimizers: Optimizers, key) -> TrainState:
+    """Initial training state."""
+    image = jnp.zeros((1, config.data.size, config.data.size, 3))
+    return create_state(
+        key, networks.autoencoder, networks.discriminator, optimizers.generator, optimizers.discriminator, image
+    )
+
+
+def build_train_batches(config, skipped: SkipLog, start_step: int) -> Iterator[dict]:
+    """This process's share of the training stream, from `start_step` on."""
+    data = config.data
+    return train_batches(
+        open_source(data.source, "train", data_dir=data.data_dir, max_pixels=data.max_pixels, skipped=skipped),
+        batch_size=config.batch_size,
+        size=data.size,
+        resize_short=data.resize_short,
+        crop=data.crop,
+        flip=data.flip,
+        crop_scale=tuple(data.crop_scale),
+        seed=config.seed,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=data.threads,
+    )
+
+
+class EvalData:
+    """Evaluation crops of a config's source; `batches()` goes over them once."""
+
+    def __init__(self, config, skipped: SkipLog, source: str = "", limit: int | None = None):
+        """source: instead of the config's. limit: crops, evenly spread, instead of the config's; 0 = all."""
+        data = config.data
+        self._batch_size, self._threads = data.eval_batch_size, data.threads
+        self.source = source or data.source
+        opened = open_source(
+            self.source, "eval", data_dir=data.data_dir, max_pixels=data.max_pixels, skipped=skipped
+        )
+        self._crops = eval_crops(
+            opened,
+            size=data.size,
+            resize_short=data.resize_short,
+            stride=data.eval_stride,
+            limit=data.eval_limit if limit is None else limit,
+        )
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def batches(self) -> Iterator[dict]:
+        """{"image": uint8 (b, size, size, 3), "mask": bool (b,)}."""
+        return eval_batches(
+            self._crops,
+            batch_size=self._batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            threads=self._threads,
+        )
+
+
+def read_config(run: Path) -> ml_collections.ConfigDict:
+    """The resolved config of a run. Raises FileNotFoundError or ValueError where there is none to read."""
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: {run} is no run folder; give one that training wrote.")
+    try:
+        return ml_collections.ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} is no readable JSON ({error}): restore it, or train into a new folder.") from error

@@ -1,0 +1,159 @@
+"""Command lines: flags, experiment configs, and errors in one sentence instead of a traceback."""
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+REQUIRED = object()  # default of a flag that must be given
+MISTAKES = (ValueError, OSError, RuntimeError)  # raised with a sentence meant for the user
+
+
+def run_main(main: Callable, defaults: dict, help: dict[str, str], *, config: bool = False) -> None:
+    """Parses flags and calls `main(**flags)`; a mistake prints one sentence and exits with 2.
+
+    defaults: flag name -> default, or REQUIRED; the default's type is the flag's. help: a line for each.
+    config: also take `--config=configs/NAME.py[:argument]` and `--config.key=value`; main gets `config`.
+    `--verbosity=1` shows the log and, after a mistake, the traceback.
+    """
+    for name, default in defaults.items():
+        _define(name, default, help[name])
+    if config:
+        defaults = {"config": REQUIRED, **defaults}
+        help = {"config": "experiment, configs/NAME.py or configs/NAME.py:argument", **help}
+        config_flags.DEFINE_config_file("config", None, help["config"])
+
+    def parse(argv):
+        argv = _check_config(argv) if config else argv
+        try:
+            rest = flags.FLAGS(argv)
+        except flags.UnrecognizedFlagError as error:
+            fail(f"--{error.flagname} is no flag{_nearest(error.flagname, flags.FLAGS)}.")
+        except flags.Error as error:
+            fail(f"{error}")
+        for name, default in defaults.items():
+            if default is REQUIRED and not getattr(flags.FLAGS, name):
+                fail(f"--{name} is missing: give --{name}=..., the {help[name]}.")
+        if len(rest) > 1:
+            fail(f"{rest[1]!r} is no flag: write --name=value.")
+        return rest
+
+    def guarded(_):
+        wordy = flags.FLAGS.verbosity > 0
+        logging.set_verbosity(logging.INFO if wordy else logging.WARNING)
+        try:
+            main(**{name: getattr(flags.FLAGS, name) for name in defaults})
+        except MISTAKES as error:
+            if wordy:
+                raise
+            fail(f"{error}")
+
+    app.run(guarded, flags_parser=parse)
+
+
+def fail(sentence: str) -> None:
+    """Prints one line to standard error and exits with 2."""
+    print(f"error: {' '.join(sentence.split()).replace('?.', '?')}", file=sys.stderr)
+    sys.exit(2)
+
+
+def flatten(config, prefix: str = "") -> dict:
+    """Nested config -> {"a.b": value}, lists as tuples."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict | ml_collections.ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def load_config(argument: str) -> tuple[Path, ml_collections.ConfigDict]:
+    """`FILE.py[:argument]` -> the file, found here or beside the installed package, and its config.
+
+    Raises ValueError or FileNotFoundError with a sentence.
+    """
+    name, _, argument = argument.partition(":")
+    beside = Path(__file__).resolve().parent.parent / name
+    file = next((f for f in (Path(name), beside) if f.is_file()), None)
+    if file is None:
+        folder = beside.parent if beside.parent.is_dir() else Path("configs")
+        known = [
+            f"{folder.name}/{f.name}"
+            for f in sorted(folder.glob("*.py"))
+            if f.stem not in ("__init__", "common")
+        ]
+        raise FileNotFoundError(f"--config={name} is no file; known are {', '.join(known)}.")
+    spec = importlib.util.spec_from_file_location("experiment", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return file, module.get_config(*([argument] if argument else []))
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{file} is no usable config ({type(error).__name__}: {error}): mend the file."
+        ) from error
+
+
+def _check_config(argv: list[str]) -> list[str]:
+    """Checks every `--config...` argument against the config it changes; returns argv with the file's real path."""
+    given = next((a for a in argv if a.startswith(("--config=", "-config="))), None)
+    if given is None:
+        return argv
+    try:
+        file, config = load_config(given.partition("=")[2])
+    except MISTAKES as error:
+        fail(f"{error}")
+    known = flatten(config)
+    for override in (a for a in argv if a.startswith(("--config.", "-config."))):
+        name, equals, text = override.lstrip("-").removeprefix("config.").partition("=")
+        if name not in known:
+            fail(f"config key {name!r} does not exist{_nearest(name, known, '')}.")
+        if not equals:
+            fail(f"--config.{name} has no value: write --config.{name}=..., a {_kind(known[name])}.")
+        if not _fits(text, known[name]):
+            fail(
+                f"--config.{name}={text} does not fit: {name} is a {_kind(known[name])}, by default {known[name]!r}."
+            )
+    argument = given.partition("=")[2].partition(":")[2]
+    resolved = f"--config={file}" + (f":{argument}" if argument else "")
+    return [resolved if a == given else a for a in argv]
+
+
+def _fits(text: str, default) -> bool:
+    if isinstance(default, tuple):
+        return all(_fits(part.strip(), default[0]) for part in text.strip("()[], ").split(","))
+    if isinstance(default, bool):
+        return text.lower() in ("true", "false", "1", "0")
+    if isinstance(default, int | float):
+        try:
+            type(default)(text)
+        except ValueError:
+            return False
+    return True
+
+
+def _kind(value) -> str:
+    names = {bool: "truth value", int: "whole number", float: "number", str: "text", tuple: "tuple"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _define(name: str, default, line: str) -> None:
+    define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    define.get(type(default), flags.DEFINE_string)(name, None if default is REQUIRED else default, line)
+
+
+def _nearest(name: str, known: Iterable[str], dashes: str = "--") -> str:
+    """ "; did you mean ..." or nothing. A key is also found by its last part alone."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = close or [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]
+    return f"; did you mean {dashes}{close[0]}?" if close else ""

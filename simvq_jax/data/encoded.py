@@ -1,0 +1,132 @@
+"""What sources of encoded pictures share: decoding on demand, skipping and listing what cannot be read."""
+
+import abc
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+from absl import logging
+
+from simvq_jax.data import images
+
+# A thinner picture, enlarged until its short side holds a crop, would outgrow any memory.
+MAX_ASPECT = 100
+
+Item = dict[str, Any]
+
+
+class ImageSource(Protocol):
+    """What the pipeline asks of a source."""
+
+    def __len__(self) -> int:
+        """Return the number of pictures, readable or not."""
+
+    def __getitem__(self, index: int) -> Item:
+        """Return picture `index`, or the next readable one after it."""
+
+    def read(self, index: int) -> Item | None:
+        """Return picture `index`, or None when it cannot be read."""
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Return (height, width) of picture `index` without decoding it, or None when it cannot be read."""
+
+
+class SkipLog:
+    """The list of unreadable pictures of a run, safe to share between threads.
+
+    Args:
+      path: file to which a line `key<TAB>reason` is appended for each picture not yet listed there; None
+        keeps the count only.
+    """
+
+    def __init__(self, path: Path | None):
+        self._path = path
+        self._lock = threading.Lock()
+        self._keys: set[str] = set()
+        self._listed = _listed_keys(path)
+
+    @property
+    def count(self) -> int:
+        """Number of distinct pictures skipped by this process."""
+        return len(self._keys)
+
+    def record(self, key: str, reason: str) -> None:
+        """List and warn of one picture; a key that is already recorded is left alone."""
+        key = " ".join(key.splitlines()).replace("\t", " ")
+        with self._lock:
+            if key in self._keys:
+                return
+            self._keys.add(key)
+            logging.warning("Skipped %s: %s", key, reason)
+            if self._path is not None and key not in self._listed:
+                with self._path.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                    file.write(f"{key}\t{' '.join(reason.split())}\n")
+
+
+def _listed_keys(path: Path | None) -> set[str]:
+    if path is None or not path.exists():
+        return set()
+    lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    return {line.split("\t")[0] for line in lines}
+
+
+class EncodedSource(abc.ABC):
+    """Pictures decoded on demand; subclasses say where the bytes are."""
+
+    def __init__(self, name: str, max_pixels: int, skipped: SkipLog):
+        self._name = name
+        self._max_pixels = max_pixels
+        self._skipped = skipped
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def _record(self, index: int) -> tuple[str, bytes | Path]:
+        """Return the key and the encoded picture."""
+
+    def read(self, index: int) -> Item | None:
+        """Decode picture `index`; None, and a line in the skip log, when it cannot be read."""
+        key, data = self._record(index)
+        try:
+            image = images.decode_image(data, self._max_pixels)
+            _check_aspect(*image.shape[:2])
+        except images.UnreadableImage as error:
+            self._skipped.record(key, str(error))
+            return None
+        return {"image": image, "key": key}
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Return (height, width) from the header; None, and a line in the skip log, when that fails."""
+        key, data = self._record(index)
+        try:
+            height, width = images.image_size(data, self._max_pixels)
+            _check_aspect(height, width)
+        except images.UnreadableImage as error:
+            self._skipped.record(key, str(error))
+            return None
+        return height, width
+
+    def __getitem__(self, index: int) -> Item:
+        """Return picture `index`, or the next readable one (cyclically): order depends on the files only.
+
+        Raises:
+          IndexError: `index` is not in [0, len).
+          ValueError: no picture at all can be read.
+        """
+        count = len(self)
+        if not 0 <= index < count:
+            raise IndexError(f"{self._name} has no picture {index}; it holds {count}.")
+        for offset in range(count):
+            item = self.read((index + offset) % count)
+            if item is not None:
+                return item
+        raise ValueError(f"No image in {self._name} can be read, of {count}; see the list of skipped files.")
+
+
+def _check_aspect(height: int, width: int) -> None:
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise images.UnreadableImage(
+            f"The image has {width} x {height} pixels, a side over {MAX_ASPECT} times the other; "
+            "cut it into squarer pieces."
+        )

@@ -1,0 +1,220 @@
+"""Random-access sources of pictures: the bundled photographs, a folder, or a prepared TFDS dataset.
+
+A source has a length and gives `{"image": uint8 (height, width, 3), "key": str}` by index; the order of its
+pictures is the same on every machine.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simvq_jax.data import images
+from simvq_jax.data.encoded import EncodedSource, Item, SkipLog
+from simvq_jax.data.files import HOLD_OUT_EVERY, split_files
+
+PHOTOS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+
+
+class PhotosSource:
+    """Eight photographs that the scikit-image package carries, kept decoded in memory; nothing is downloaded.
+
+    Args:
+      split: "train" for the left three quarters of each picture, "eval" for the rest (columns from
+        `width * 3 // 4` on); the two share no pixel.
+
+    Raises:
+      FileNotFoundError: the installed scikit-image lacks one of the pictures.
+    """
+
+    def __init__(self, split: str):
+        _check_split(split)
+        self._items = [_photo(name, split) for name in PHOTOS]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Item:
+        return self._items[index]
+
+    def read(self, index: int) -> Item:
+        """Return picture `index`."""
+        return self._items[index]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of picture `index`."""
+        height, width = self._items[index]["image"].shape[:2]
+        return height, width
+
+
+def _photo(name: str, split: str) -> Item:
+    image = _bundled_photo(name)
+    edge = image.shape[1] * 3 // 4
+    part = image[:, :edge] if split == "train" else image[:, edge - 1 :]
+    return {"image": part, "key": Path(name).stem}
+
+
+@functools.cache
+def _bundled_photo(name: str) -> np.ndarray:
+    import skimage
+
+    path = Path(skimage.__file__).parent / "data" / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; reinstall scikit-image, which carries it.")
+    image = images.decode_image(path, max_pixels=10**7)
+    image.flags.writeable = False  # every source and crop shares this one copy
+    return image
+
+
+class FolderSource(EncodedSource):
+    """All pictures in a tree of folders, by file extension, in the order of their relative paths.
+
+    Args:
+      path: the tree's root; see `files.split_files` for what is held out.
+      split: "train" or "eval".
+      max_pixels: largest height x width decoded.
+      skipped: log of unreadable files.
+
+    Raises:
+      FileNotFoundError: the folder is missing or holds no picture.
+    """
+
+    def __init__(self, path: str | Path, split: str, *, max_pixels: int, skipped: SkipLog):
+        super().__init__(f"folder {path}", max_pixels, skipped)
+        _check_split(split)
+        self._root = Path(path).expanduser()
+        self._files = split_files(self._root)[split]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def _record(self, index: int) -> tuple[str, Path]:
+        file = self._files[index]
+        return file.relative_to(self._root).as_posix(), file
+
+
+class TfdsSource(EncodedSource):
+    """A prepared TFDS dataset with an `image` feature, read without TensorFlow from array_record files.
+
+    "train" is the split of that name; "eval" is `validation` if there is one, else `test`, else the last
+    twentieth of train, which "train" then leaves out. The stored bytes are decoded by `decode_image`.
+
+    Args:
+      name: name of the dataset, with config and version if wanted (`name/config:1.0.0`).
+      split: "train" or "eval".
+      data_dir: folder of prepared datasets; "" for TFDS's own default.
+      max_pixels: largest height x width decoded.
+      skipped: log of unreadable records.
+
+    Raises:
+      FileNotFoundError: there is no such dataset, or it is not prepared.
+      ValueError: it is stored in a format without random access, lacks a train split or an image feature,
+        or has a single picture.
+    """
+
+    def __init__(self, name: str, split: str, *, data_dir: str = "", max_pixels: int, skipped: SkipLog):
+        import tensorflow_datasets as tfds
+
+        super().__init__(f"tfds {name}", max_pixels, skipped)
+        _check_split(split)
+        builder = _prepared_builder(name, data_dir)
+        examples = {part: info.num_examples for part, info in builder.info.splits.items()}
+        self._split = _tfds_split(name, split, examples)
+        self._records = builder.as_data_source(
+            split=self._split, decoders={"image": tfds.decode.SkipDecoding()}
+        )
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def _record(self, index: int) -> tuple[str, bytes]:
+        record = self._records[index]
+        key = record.get("key", record.get("file_name", f"{self._split}/{index}"))
+        return os.fsdecode(key), record["image"]
+
+
+def _prepared_builder(name: str, data_dir: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    where = data_dir or "the default folder of TFDS"
+    try:
+        builder = tfds.builder(name, data_dir=data_dir or None)
+    except ValueError as error:  # no such dataset, or a name that TFDS cannot parse
+        raise FileNotFoundError(
+            f"There is no dataset {name!r} in {where}; "
+            "prepare one of that name with python -m simvq_jax.data.prepare, or set data_dir."
+        ) from error
+    if not builder.info.splits:
+        raise FileNotFoundError(
+            f"The dataset {name!r} is not prepared in {where}; "
+            f"run tfds build {name} --file_format=array_record, or set data_dir."
+        )
+    formats = sorted(file_format.value for file_format in builder.info.available_file_formats())
+    if "array_record" not in formats:
+        raise ValueError(
+            f"The dataset {name!r} in {where} is stored as {', '.join(formats)}, without random access; "
+            f"prepare it again with tfds build {name} --file_format=array_record."
+        )
+    if "image" not in builder.info.features:
+        raise ValueError(
+            f"The dataset {name!r} has the features {', '.join(builder.info.features)} and no 'image'; "
+            "choose a dataset of images."
+        )
+    return builder
+
+
+def _tfds_split(name: str, split: str, examples: dict[str, int]) -> str:
+    if "train" not in examples:
+        raise ValueError(
+            f"The dataset {name!r} has the splits {', '.join(examples)} and no 'train'; "
+            "choose one that has it."
+        )
+    held_out = next((part for part in ("validation", "test") if part in examples), None)
+    if held_out:
+        return "train" if split == "train" else held_out
+    kept = examples["train"] - max(1, examples["train"] // HOLD_OUT_EVERY)
+    if not kept:
+        raise ValueError(f"The dataset {name!r} has one picture, so none can be held out; add pictures.")
+    return f"train[:{kept}]" if split == "train" else f"train[{kept}:]"
+
+
+def open_source(
+    spec: str, split: str, *, data_dir: str = "", max_pixels: int, skipped: SkipLog
+) -> PhotosSource | FolderSource | TfdsSource:
+    """Open the source that a config names.
+
+    Args:
+      spec: `photos`, `folder:PATH` or `tfds:NAME`.
+      split: "train" or "eval".
+      data_dir: folder of prepared TFDS datasets; "" for TFDS's own default.
+      max_pixels: largest height x width decoded; larger pictures are skipped.
+      skipped: log of unreadable pictures.
+
+    Raises:
+      ValueError: `spec` has none of the three forms, or the source is of no use.
+      FileNotFoundError: the folder or dataset is not there.
+    """
+    kind, _, place = spec.partition(":")
+    if spec == "photos":
+        return PhotosSource(split)
+    if kind == "folder" and place:
+        return FolderSource(place, split, max_pixels=max_pixels, skipped=skipped)
+    if kind == "tfds" and place:
+        return TfdsSource(place, split, data_dir=data_dir, max_pixels=max_pixels, skipped=skipped)
+    raise ValueError(f"The data source {spec!r} is unknown; give photos, folder:PATH or tfds:NAME.")
+
+
+def _check_split(split: str) -> None:
+    if split not in ("train", "eval"):
+        raise ValueError(f"The split {split!r} is unknown; give 'train' or 'eval'.")

@@ -1,0 +1,174 @@
+"""Evaluation on held-out data: `python -m simvq_jax.evaluate --run=runs/quickstart [--data=folder:PATH]`."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from simvq_jax import cli
+from simvq_jax.api import load
+from simvq_jax.build import EvalData, build_perceptual
+from simvq_jax.data.images import to_uint8
+from simvq_jax.data.sources import SkipLog
+from simvq_jax.losses.perceptual import lpips
+from simvq_jax.mesh import check_batch, make_mesh, place_batch, replicated
+from simvq_jax.metrics.codebook import effective_rank, perplexity, scale, utilization
+from simvq_jax.metrics.image import psnr, ssim
+from simvq_jax.quantize.base import count_codes
+from simvq_jax.step import as_float
+
+PICTURES = 16  # kept for the report
+TOKENS = 4096  # encoder outputs kept for the report
+SSIM_WINDOW = 11
+
+
+class Evaluation(NamedTuple):
+    """Result of an evaluation.
+
+    metrics: "eval/..." figures. counts: (K,) int64 tokens assigned to each code. originals, reconstructions:
+    (n, h, w, 3) uint8, the first pictures. tokens: (m, d) sample of encoder outputs. codes: (K, d) codebook Q.
+    singular_values: (d,) of W, falling; empty without a transform.
+    """
+
+    metrics: dict[str, float]
+    counts: np.ndarray
+    originals: np.ndarray
+    reconstructions: np.ndarray
+    tokens: np.ndarray
+    codes: np.ndarray
+    singular_values: np.ndarray
+
+
+def make_eval_step(autoencoder):
+    """Builds `(variables, perceptual, images, mask) -> (sums, counts, latents, reconstruction)`, jitted.
+
+    Sums are over the pictures that count; counts are (K,) over their tokens; reconstruction is clipped to [-1, 1].
+    """
+
+    @jax.jit
+    def eval_step(variables, perceptual, images, mask):
+        x = as_float(images)
+        latents_shape = jax.eval_shape(lambda x: autoencoder.apply(variables, x).latents, x).shape
+        token_mask = jnp.broadcast_to(mask.reshape(-1, *(1,) * (len(latents_shape) - 2)), latents_shape[:-1])
+        out = autoencoder.apply(variables, x, mask=token_mask)
+        reconstruction = jnp.clip(out.reconstruction, -1.0, 1.0)
+        commitment = jnp.mean((out.latents.astype(jnp.float32) - out.quantized.z_q.astype(jnp.float32)) ** 2, (1, 2, 3))
+        figures = {
+            "psnr": psnr(x, reconstruction),
+            "l1": jnp.mean(jnp.abs(x - reconstruction), axis=(1, 2, 3)),
+            "l2": jnp.mean((x - reconstruction) ** 2, axis=(1, 2, 3)),
+            "commitment": commitment,
+            "square_token_scale": jnp.mean(jnp.sum(out.latents.astype(jnp.float32) ** 2, axis=-1), axis=(1, 2)),
+        }
+        if min(x.shape[1:3]) >= SSIM_WINDOW:
+            figures["ssim"] = ssim(x, reconstruction, window=SSIM_WINDOW)
+        if perceptual:
+            figures["lpips"] = lpips(perceptual, x, reconstruction)
+        sums = {name: jnp.sum(jnp.where(mask, value, 0.0)) for name, value in figures.items()}
+        sums["pictures"] = jnp.sum(mask)
+        counts = count_codes(out.quantized.indices, token_mask.astype(jnp.float32), autoencoder.quantizer.codebook_size)
+        return sums, counts, out.latents.astype(jnp.float32), reconstruction
+
+    return eval_step
+
+
+def evaluate(autoencoder, eval_step, variables, perceptual, batches: Iterable[dict], mesh) -> Evaluation:
+    """Runs over the batches; sums are kept in float64 on the host. variables: {"params", "codebook"}."""
+    sums: dict[str, Any] = {}
+    counts = np.zeros((autoencoder.quantizer.codebook_size,), np.int64)
+    first: dict[str, Any] = {}
+    for batch in batches:
+        placed = place_batch(batch, mesh)
+        batch_sums, batch_counts, latents, reconstruction = eval_step(
+            variables, perceptual, placed["image"], placed["mask"]
+        )
+        counts += np.asarray(batch_counts).astype(np.int64)
+        for name, value in jax.device_get(batch_sums).items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+        if not first:
+            first = _keep(batch, latents, reconstruction)
+    if not sums.get("pictures"):
+        raise ValueError("the evaluation data holds no readable picture: give --data=folder:PATH with some.")
+    return _summarise(autoencoder, variables, sums, counts, first)
+
+
+def _keep(batch, latents, reconstruction) -> dict[str, np.ndarray]:
+    real = np.flatnonzero(batch["mask"])[:PICTURES]
+    local = lambda a: np.concatenate([np.asarray(s.data) for s in _rows(a)])  # noqa: E731
+    tokens = local(latents)[batch["mask"]]
+    return {
+        "originals": batch["image"][real],
+        "reconstructions": to_uint8(local(reconstruction)[real]),
+        "tokens": tokens.reshape(-1, tokens.shape[-1])[:TOKENS],
+    }
+
+
+def _rows(array):
+    """This process's shards of an array split over its rows, in order, each once."""
+    shards = {shard.index[0].start or 0: shard for shard in array.addressable_shards}
+    return [shards[start] for start in sorted(shards)]
+
+
+def _summarise(autoencoder, variables, sums, counts, first) -> Evaluation:
+    pictures = sums.pop("pictures")
+    means = {name: value / pictures for name, value in sums.items()}
+    codes = autoencoder.apply(variables, method="codebook")
+    transform = variables["params"]["quantizer"].get("transform")
+    singular_values = np.zeros((0,), np.float32)
+    metrics = {f"eval/{name}": value for name, value in means.items() if name != "square_token_scale"}
+    metrics |= {
+        "eval/codebook_utilization": float(utilization(counts > 0)),
+        "eval/codebook_perplexity": float(perplexity(jnp.asarray(counts, jnp.float32))),
+        "eval/token_scale": means["square_token_scale"] ** 0.5,
+        "eval/code_scale": float(scale(codes)),
+        "eval/pictures": pictures,
+        "eval/tokens": float(counts.sum()),
+    }
+    if transform is not None:
+        singular_values = np.asarray(jnp.linalg.svd(transform["kernel"], compute_uv=False))
+        metrics["eval/transform_effective_rank"] = float(effective_rank(jnp.asarray(singular_values)))
+    return Evaluation(metrics=metrics, counts=counts, codes=np.asarray(codes), singular_values=singular_values, **first)
+
+
+def evaluate_run(run: Path, data: str | None = None, limit: int = 0) -> Evaluation:
+    """Evaluates the EMA weights of a run's newest checkpoint on all held-out crops of its data, or of `data`.
+
+    limit: crops, evenly spread; 0 = all.
+    """
+    tokenizer = load(run)
+    config = tokenizer.config
+    eval_data = EvalData(config, SkipLog(Path(run) / "skipped_files.txt"), source=data or "", limit=limit)
+    mesh = make_mesh()
+    check_batch(config.data.eval_batch_size, 1, mesh, key="data.eval_batch_size")
+    with jax.set_mesh(mesh):
+        variables = jax.device_put(tokenizer.variables, replicated(mesh))
+        perceptual = jax.device_put(build_perceptual(config), replicated(mesh))
+        autoencoder = tokenizer.autoencoder
+        return evaluate(autoencoder, make_eval_step(autoencoder), variables, perceptual, eval_data.batches(), mesh)
+
+
+def main(run: str, data: str, limit: int) -> None:
+    """Prints the figures and writes them to RUN/evaluation.json."""
+    result = evaluate_run(Path(run), data or None, limit)
+    text = json.dumps({name: round(value, 6) for name, value in sorted(result.metrics.items())}, indent=2)
+    target = Path(run) / "evaluation.json"
+    fresh = target.with_suffix(".json.tmp")
+    fresh.write_text(text + "\n", encoding="utf-8")
+    fresh.replace(target)
+    print(text)
+
+
+if __name__ == "__main__":
+    cli.run_main(
+        main,
+        {"run": cli.REQUIRED, "data": "", "limit": 0},
+        {
+            "run": "run folder, as runs/quickstart",
+            "data": "photos, folder:PATH or tfds:NAME; by default the run's own",
+            "limit": "crops to evaluate, evenly spread over the set; 0 = all",
+        },
+    )

@@ -1,0 +1,78 @@
+"""The device mesh, where arrays live on it, and the placing of batches."""
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+BATCH_AXES = ("data", "fsdp")
+SMALLEST_SHARDED = 2**14  # elements; smaller arrays stay whole on every device
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, codebook: int = 1) -> Mesh:
+    """Mesh with the axes `data`, `fsdp`, `codebook`; data = -1 takes all devices that the others leave.
+
+    Raises ValueError if the axes do not multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    if fsdp < 1 or codebook < 1 or (data < 1 and data != -1):
+        raise ValueError(
+            f"mesh (data={data}, fsdp={fsdp}, codebook={codebook}) has an axis below 1: only mesh.data may be -1."
+        )
+    if codebook > 1:
+        raise ValueError(
+            f"mesh.codebook is {codebook} but the codebook is kept whole on every device: set mesh.codebook=1."
+        )
+    if data == -1:
+        data = devices // (fsdp * codebook)
+    if data * fsdp * codebook != devices:
+        raise ValueError(
+            f"mesh (data={data}, fsdp={fsdp}, codebook={codebook}) needs {data * fsdp * codebook} devices but"
+            f" {devices} are present: change mesh.data or mesh.fsdp so that their product is {devices}."
+        )
+    return jax.make_mesh(
+        (data, fsdp, codebook), ("data", "fsdp", "codebook"), axis_types=(AxisType.Auto,) * 3
+    )
+
+
+def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_size") -> None:
+    """Raises ValueError unless every micro-batch divides evenly over the devices that share it. key: its config key."""
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if batch_size < 1 or accumulate < 1 or batch_size % (shards * accumulate):
+        raise ValueError(
+            f"{key} {batch_size} is no positive multiple of {shards * accumulate}, the {shards} devices of mesh"
+            f" axes data and fsdp times accumulate = {accumulate}: change {key} or the mesh."
+        )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Leading axis over the devices of `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_sharding(shapes, mesh: Mesh):
+    """Shardings of a tree of shapes: FSDP splits the largest axis that `fsdp` divides, of arrays worth it."""
+    fsdp = mesh.shape["fsdp"]
+
+    def rule(leaf):
+        splittable = [axis for axis, n in enumerate(leaf.shape) if n % fsdp == 0]
+        if fsdp == 1 or math.prod(leaf.shape) < SMALLEST_SHARDED or not splittable:
+            return replicated(mesh)
+        largest = max(splittable, key=lambda axis: leaf.shape[axis])
+        spec = [None] * len(leaf.shape)
+        spec[largest] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(rule, shapes)
+
+
+def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts this process's rows of a global batch on its devices."""
+    sharding = batch_sharding(mesh)
+    return {key: jax.make_array_from_process_local_data(sharding, rows) for key, rows in batch.items()}

@@ -1,0 +1,62 @@
+"""Convolutions and norms with the initial values and details of the official PyTorch models."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# torch's default for convolutions: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+TORCH_KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def conv(
+    features: int, size: int, *, stride: int = 1, use_bias: bool, dtype, kernel_init=TORCH_KERNEL, name=None
+):
+    """Square convolution over NHWC, padded by (size - 1) // 2 on every side (so 3x3 and stride 2 differ from SAME)."""
+    pad = (size - 1) // 2
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=kernel_init,
+        name=name,
+    )
+
+
+def group_norm(groups: int, dtype, name=None):
+    """GroupNorm with eps 1e-6; statistics in float32 and in two passes, as torch computes them."""
+    return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation on the batch's own statistics, always: no running means, so no mutable state.
+
+    Under automatic sharding the batch is the global one. x: (batch, ..., channels); eps 1e-5.
+    """
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (x.shape[-1],)
+        scale = self.param("scale", lambda key, s: 1.0 + 0.02 * jax.random.normal(key, s), shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        axes = tuple(range(x.ndim - 1))
+        x32 = x.astype(jnp.float32)
+        mean = jnp.mean(x32, axis=axes, keepdims=True)
+        variance = jnp.mean((x32 - mean) ** 2, axis=axes, keepdims=True)
+        y = (x32 - mean) * jax.lax.rsqrt(variance + 1e-5)
+        broadcast = (1,) * (x.ndim - 1) + shape
+        return (y * scale.reshape(broadcast) + bias.reshape(broadcast)).astype(self.dtype or x.dtype)
+
+
+def depth_to_space(x, block: int = 2):
+    """(b, h, w, block^2 c) -> (b, block h, block w, c); the block index is the leading part of the channel index."""
+    b, h, w, channels = x.shape
+    c = channels // block**2
+    x = x.reshape(b, h, w, block, block, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * block, w * block, c)

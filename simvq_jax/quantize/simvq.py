@@ -1,0 +1,106 @@
+"""SimVQ: a frozen basis under one learned linear layer, so that every update moves every code."""
+
+import jax
+import jax.numpy as jnp
+
+from simvq_jax.quantize.base import NEVER, USAGE_WINDOW, Affine, Quantizer, count_codes
+from simvq_jax.search import nearest_allowed_code
+
+
+class SimVQ(Quantizer):
+    """Zhu et al., "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer" (2411.02038).
+
+    The effective codebook is Q = C W + b. C: (K, basis_dim) is drawn once and frozen (collection `codebook`,
+    `codebook/basis`), W and b are trained (`params/transform/{kernel,bias}`).
+
+    Contract and fields as in `Quantizer`, and:
+        basis_dim: columns of C; None means `dim`.
+        use_bias: whether b exists.
+        basis_init: "normal", N(0, 1/basis_dim), or "uniform" with the same variance.
+        trainable_basis: put C among the parameters (`params/basis`), the paper's ablation.
+        codebook_loss: "token", the paper's mean over tokens, or "region" (see `_region_loss`), which also pulls
+            codes that are out of use. In training it needs `rngs={"quantizer": key}`.
+        activity_window: tokens after which an unselected code is out of use.
+        region_sources: tokens a step, at most, that codes out of use are pulled to.
+    """
+
+    basis_dim: int | None = None
+    use_bias: bool = True
+    basis_init: str = "normal"
+    trainable_basis: bool = False
+    codebook_loss: str = "token"
+    activity_window: int = USAGE_WINDOW
+    region_sources: int = 512
+
+    def setup(self):
+        self.check_fields()
+        if self.basis_init not in ("normal", "uniform"):
+            raise ValueError(f"basis_init is {self.basis_init!r} but must be 'normal' or 'uniform'.")
+        if self.codebook_loss not in ("token", "region"):
+            raise ValueError(f"codebook_loss is {self.codebook_loss!r} but must be 'token' or 'region'.")
+        if self.region_sources < 1:
+            raise ValueError(f"region_sources is {self.region_sources} but must be at least 1.")
+        basis_dim = self.dim if self.basis_dim is None else self.basis_dim
+        shape = (self.codebook_size, basis_dim)
+        if self.trainable_basis:
+            self.basis = self.param("basis", self._draw, shape)
+        else:
+            self.frozen_basis = self.variable("codebook", "basis", self._draw_constant, shape)
+        self.transform = Affine(basis_dim, self.dim, self.use_bias)
+        self.make_stats()
+
+    def _draw(self, key, shape):
+        std = shape[1] ** -0.5
+        if self.basis_init == "normal":
+            return jax.random.normal(key, shape) * std
+        return jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0) * (std * 3**0.5)
+
+    def _draw_constant(self, shape):
+        return self._draw(self.make_rng("params"), shape)
+
+    def codes(self):
+        rows = self.basis if self.trainable_basis else self.frozen_basis.value
+        return rows, (self.transform.kernel, self.transform.bias)
+
+    def codebook_loss_value(self, tokens, q, indices, weight, counts, train):
+        if self.codebook_loss == "region" and train and not self.is_initializing():
+            return self._region_loss(tokens, q, indices, weight, counts)
+        return super().codebook_loss_value(tokens, q, indices, weight, counts, train)
+
+    def _region_loss(self, tokens, q, indices, weight, counts):
+        """Mean over codes with a target of ||q_k - target_k||^2 / d (after StableVQ, 2609.26774).
+
+        A selected code's target is the mean of its tokens. Sampled tokens, and so regions in proportion to
+        their tokens, each lend themselves as target to the nearest code out of use.
+        ||q - mean||^2 differs from the mean of ||q - token||^2 by the tokens' variance, which has no gradient,
+        so weighting each token by 1 / count gives the same gradient without forming the K x d means.
+        """
+        flat = tokens.reshape(-1, self.dim)
+        flat_q, flat_index, flat_weight = q.reshape(flat.shape), indices.reshape(-1), weight.reshape(-1)
+        share = flat_weight / jnp.maximum(counts[flat_index], 1.0)
+        pulled = jnp.sum(share * jnp.sum((flat - flat_q) ** 2, axis=-1)) / self.dim
+        codes_pulled = jnp.sum(counts > 0)
+
+        sources, source_weight = self._sample_sources(flat, flat_weight)
+        unused = self.age.value >= min(self.activity_window, NEVER)
+        rows, transform = self.codes()
+        nearest, _ = nearest_allowed_code(sources, rows, unused, transform)
+        source_weight = source_weight * unused[nearest]
+        source_counts = count_codes(nearest, source_weight, self.codebook_size)
+        source_share = source_weight / jnp.maximum(source_counts[nearest], 1.0)
+        gap = sources - self.lookup(nearest)
+        pulled += jnp.sum(source_share * jnp.sum(gap * gap, axis=-1)) / self.dim
+        codes_pulled += jnp.sum(source_counts > 0)
+        return pulled / jnp.maximum(codes_pulled, 1)
+
+    def _sample_sources(self, flat, weight):
+        """One random token of each of up to `region_sources` equal runs: (S, d), (S,).
+
+        Runs rather than free draws: a token is read on the device that holds it.
+        """
+        n = flat.shape[0]
+        run = next(r for r in range(1, n + 1) if n % r == 0 and n // r <= self.region_sources)
+        runs = n // run
+        pick = jax.random.randint(self.make_rng("quantizer"), (runs, 1), 0, run)
+        sources = jnp.take_along_axis(flat.reshape(runs, run, -1), pick[..., None], axis=1)[:, 0]
+        return sources, jnp.take_along_axis(weight.reshape(runs, run), pick, axis=1)[:, 0]

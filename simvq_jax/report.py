@@ -1,0 +1,185 @@
+"""One self-contained `report.html` of a training run: `python -m simvq_jax.report --run=runs/quickstart`.
+
+The page needs no network and no script. It shows the headline figures, pictures, curves, code usage, the
+transform's spectrum over training, tokens over codes, and the config.
+"""
+
+import json
+import os
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simvq_jax import cli
+from simvq_jax.drawing import charts, curves, page
+from simvq_jax.drawing.axes import number
+from simvq_jax.drawing.curves import SPECTRUM, Metrics, read_metrics
+from simvq_jax.evaluate import Evaluation, evaluate_run
+from simvq_jax.drawing.pictures import DEAD, TOKEN, USED, picture_grid, png_data_uri, project, scatter_png
+
+SKIPPED_SHOWN = 50
+
+
+def write_report(run: Path, evaluation: Evaluation) -> Path:
+    """Write `run/report.html` and return its path; an older report is replaced in one move.
+
+    Raises FileNotFoundError for a missing run folder or config, ValueError for a run without metrics.
+    """
+    metrics = read_metrics(run)
+    config = _read_config(run)
+    path, temporary = run / "report.html", run / f".report.{os.getpid()}.tmp"
+    document = _document(run, config, metrics, evaluation)
+    try:
+        temporary.write_text(document, encoding="utf-8")
+        temporary.replace(path)
+    finally:  # after a full disk no half-written file stays behind
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _read_config(run: Path) -> dict[str, Any]:
+    path = run / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; --run must name the folder that training wrote.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); restore it from the training run.") from error
+
+
+def _document(run: Path, config: dict[str, Any], metrics: Metrics, evaluation: Evaluation) -> str:
+    size, dim = evaluation.codes.shape
+    subtitle = f"codebook of {size:,} codes, {dim} dimensions · data {config['data']['source']}"
+    sections = [
+        _headline(config, metrics, evaluation),
+        _damage_note(metrics),
+        page.section("Originals over reconstructions", _pairs(evaluation)),
+        page.section("Curves", page.grid(curves.draw(metrics))),
+        page.section("Other curves", page.grid(curves.draw_others(metrics))),
+        page.section("Codebook", _codebook(metrics, evaluation)),
+        page.section("Details", _details(run, config, evaluation)),
+    ]
+    return page.document(run.resolve().name, subtitle, charts.STYLE, sections)
+
+
+def _headline(config: dict[str, Any], metrics: Metrics, evaluation: Evaluation) -> str:
+    values, size = evaluation.metrics, len(evaluation.counts)
+    cells = []
+    for name, label, pattern in (
+        ("eval/psnr", "PSNR", "{:.2f} dB"),
+        ("eval/ssim", "SSIM", "{:.4f}"),
+        ("eval/lpips", "LPIPS", "{:.4f}"),
+        ("eval/codebook_utilization", "codebook utilization", "{:.1%}"),
+        ("eval/codebook_perplexity", "codebook perplexity", "{:,.0f}"),
+    ):
+        if name in values:
+            cells.append((label, pattern.format(values[name])))
+    if "eval/codebook_perplexity" in values:
+        cells.append(("perplexity / K", f"{values['eval/codebook_perplexity'] / size:.3f}"))
+    last = max(max(by_step) for by_step in metrics.numbers.values())
+    cells += [("codes K", f"{size:,}"), ("dimensions d", f"{evaluation.codes.shape[1]:,}")]
+    cells.append(("steps", f"{last:,} of {config['steps']:,}"))
+    cells += _speed(config, metrics)
+    return page.tiles(cells)
+
+
+def _speed(config: dict[str, Any], metrics: Metrics) -> list[tuple[str, str]]:
+    """Median throughput, and the time that training took at the throughput of each stretch of steps."""
+    by_step = metrics.numbers.get("train/examples_per_second", {})
+    steps = np.array(sorted(step for step, rate in by_step.items() if rate > 0))
+    if not steps.size:
+        return []
+    rates = np.array([by_step[step] for step in steps.tolist()])
+    seconds = round(float(np.sum(np.diff(steps, prepend=0) * config["batch_size"] / rates)))
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    duration = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
+    return [("examples per second", number(float(np.median(rates)))), ("training time", f"≈ {duration}")]
+
+
+def _damage_note(metrics: Metrics) -> str:
+    if not metrics.damaged:
+        return ""
+    lines = ", ".join(map(str, metrics.damaged[:10])) + (", ..." if len(metrics.damaged) > 10 else "")
+    noun = "line" if len(metrics.damaged) == 1 else "lines"
+    return (
+        f'<p class="note">metrics.jsonl has {len(metrics.damaged)} damaged {noun} ({lines}); '
+        "what could not be read there is left out.</p>"
+    )
+
+
+def _pairs(evaluation: Evaluation) -> str:
+    figures = []
+    for original, reconstruction in zip(evaluation.originals, evaluation.reconstructions, strict=True):
+        error = np.mean((original.astype(np.float64) - reconstruction) ** 2)
+        psnr = f"{10 * np.log10(255**2 / error):.1f} dB" if error else "exact"
+        picture = picture_grid([[original], [reconstruction]])
+        small = ' class="pixelated"' if max(original.shape[:2]) < 200 else ""
+        image = f'<img{small} src="{png_data_uri(picture)}" alt="original above, reconstruction below">'
+        figures.append(f"<figure>{image}<figcaption>{psnr}</figcaption></figure>")
+    return f'<div class="card pairs">{"".join(figures)}</div>' if figures else ""
+
+
+def _codebook(metrics: Metrics, evaluation: Evaluation) -> str:
+    cards = [charts.usage_chart(evaluation.counts, "Sorted code usage over the evaluation set")]
+    if SPECTRUM in metrics.lists:
+        spectra = metrics.lists[SPECTRUM]
+        cards.append(charts.spectrum_chart(spectra, "Singular values of W over training", "value"))
+    return page.grid(cards) + _projection(evaluation)
+
+
+def _projection(evaluation: Evaluation) -> str:
+    used = evaluation.counts > 0
+    tokens, codes, share = project(evaluation.tokens, evaluation.codes)
+    image = png_data_uri(scatter_png(codes, tokens, used))
+    dead = len(used) - int(used.sum())
+    legend = page.legend(
+        [
+            (TOKEN, f"{len(tokens):,} tokens"),
+            (USED, f"{int(used.sum()):,} used codes"),
+            (DEAD, f"{dead:,} dead codes"),
+        ]
+    )
+    caption = (
+        "Encoder outputs and codes on the first two principal components of the tokens, which carry "
+        f"{share:.0%} of their variance. Dead codes took no token of the evaluation set. The outermost "
+        "points are drawn on the border."
+    )
+    return (
+        f'<div class="card projection"><div><h3>Tokens over codes</h3>{legend}<p>{caption}</p></div>'
+        f'<img src="{image}" alt="projection of tokens and codes"></div>'
+    )
+
+
+def _details(run: Path, config: dict[str, Any], evaluation: Evaluation) -> str:
+    figures = [(name, number(value)) for name, value in sorted(evaluation.metrics.items())]
+    skipped = run / "skipped_files.txt"
+    lines = skipped.read_text(encoding="utf-8", errors="replace").splitlines() if skipped.exists() else []
+    parts = [page.details("Every figure of the evaluation", page.table(figures))]
+    if lines:
+        rows = [tuple(line.partition("\t")[::2]) for line in lines[:SKIPPED_SHOWN]]
+        more = len(lines) - len(rows)
+        rest = f"<p>and {more:,} more in skipped_files.txt</p>" if more else ""
+        noun = "file" if len(lines) == 1 else "files"
+        parts.append(page.details(f"{len(lines):,} skipped {noun}", page.table(rows) + rest))
+    parts.append(page.details("Config", f"<pre>{escape(json.dumps(config, indent=2))}</pre>"))
+    return "".join(parts)
+
+
+def main(run: str, data: str) -> None:
+    """Evaluate the run folder `run`, on the source `data` if one is given, and write its report."""
+    folder = Path(run)
+    read_metrics(folder)  # a wrong folder fails here, in a moment, not after a long evaluation
+    print(write_report(folder, evaluate_run(folder, data or None)))
+
+
+if __name__ == "__main__":
+    cli.run_main(
+        main,
+        {"run": cli.REQUIRED, "data": ""},
+        help={
+            "run": "folder of the training run",
+            "data": "pictures to evaluate on; by default those of the run",
+        },
+    )

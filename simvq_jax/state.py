@@ -1,0 +1,58 @@
+"""What training carries from step to step, and checkpoints hold."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Player:
+    """One side of the game: its parameters and its optimiser's state ({} where there is no such side)."""
+
+    params: Any
+    opt_state: Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """step: int32 (); ema: of the generator's parameters; codebook: constants; codebook_stats: what training
+    changes; lecam: running means of the discriminator's logits; skipped: int32 () non-finite steps in all,
+    skipped_in_a_row: int32 ()."""
+
+    step: jax.Array
+    generator: Player
+    discriminator: Player
+    ema: Any
+    codebook: Any
+    codebook_stats: Any
+    lecam: Any
+    skipped: jax.Array
+    skipped_in_a_row: jax.Array
+
+
+def create_state(
+    key, autoencoder, discriminator, generator_optimizer, discriminator_optimizer, image
+) -> TrainState:
+    """Initial state. discriminator: module or None. image: (1, h, w, 3) example, whose values do not matter."""
+    generator_key, discriminator_key, quantizer_key = jax.random.split(key, 3)
+    variables = autoencoder.init({"params": generator_key, "quantizer": quantizer_key}, image)
+    params = variables["params"]
+    if discriminator is None:
+        adversary = Player({}, {})
+    else:
+        weights = discriminator.init(discriminator_key, image)["params"]
+        adversary = Player(weights, discriminator_optimizer.init(weights))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero,
+        generator=Player(params, generator_optimizer.init(params)),
+        discriminator=adversary,
+        ema=jax.tree.map(jnp.copy, params),
+        codebook=variables.get("codebook", {}),
+        codebook_stats=variables["codebook_stats"],
+        lecam={"real": jnp.zeros(()), "fake": jnp.zeros(())},
+        skipped=zero,
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+    )

@@ -1,0 +1,219 @@
+"""One training step: a pure function of state and batch."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, lecam_penalty, lecam_update
+from simvq_jax.losses.perceptual import lpips
+from simvq_jax.metrics.codebook import perplexity, scale, utilization
+from simvq_jax.optim import transform_of
+from simvq_jax.quantize.base import USAGE_WINDOW
+from simvq_jax.state import Player, TrainState
+
+ADAPTIVE_LIMIT = 1e4  # VQGAN's clamp of the ratio of gradient norms
+
+
+class LossWeights(NamedTuple):
+    """Weights of the generator's loss terms, and how the adversarial part is formed."""
+
+    l1: float
+    l2: float
+    lpips: float
+    quantizer: float
+    adversarial: float = 0.0
+    adaptive: bool = False
+    generator_loss: str = "non_saturating"
+    discriminator_loss: str = "hinge"
+    discriminator_start: int = 0
+    lecam: float = 0.0
+
+
+class Networks(NamedTuple):
+    """Modules: `autoencoder`, and `discriminator` or None."""
+
+    autoencoder: object
+    discriminator: object | None
+
+
+class Optimizers(NamedTuple):
+    """optax transformations of the two players."""
+
+    generator: optax.GradientTransformation
+    discriminator: optax.GradientTransformation
+
+
+def make_train_step(
+    networks: Networks,
+    optimizers: Optimizers,
+    weights: LossWeights,
+    *,
+    seed: int,
+    ema_decay: float,
+    accumulate: int = 1,
+):
+    """Builds `(state, images, perceptual) -> (state, metrics)`.
+
+    images: (batch, h, w, 3) uint8 or float in [-1, 1]; perceptual: LPIPS parameters, {} without.
+    Gradients are averaged over `accumulate` micro-batches by one scan. A step whose losses or gradients are not
+    finite leaves everything but `step` and the counts of skipped steps as it was.
+    """
+
+    def micro_step(state: TrainState, stats, images, key, perceptual):
+        """Gradients and figures of one micro-batch, and the codebook statistics after it."""
+        generator_grads, (out, stats, figures) = jax.grad(generator_loss, has_aux=True)(
+            state.generator.params, state, stats, images, key, perceptual
+        )
+        if networks.discriminator is None:
+            return stats, (generator_grads, {}, state.lecam, figures)
+        reconstruction = jax.lax.stop_gradient(out.reconstruction)
+        discriminator_grads, (logits, more) = jax.grad(discriminator_loss, has_aux=True)(
+            state.discriminator.params, state, images, reconstruction
+        )
+        return stats, (generator_grads, discriminator_grads, logits, figures | more)
+
+    def generator_loss(params, state: TrainState, stats, images, key, perceptual):
+        variables = {"params": params, "codebook": state.codebook, "codebook_stats": stats}
+        out, changed = networks.autoencoder.apply(
+            variables, images, train=True, mutable=["codebook_stats"], rngs={"quantizer": key}
+        )
+        reconstruct, terms = reconstruction_loss(out.reconstruction, images, perceptual)
+        loss = reconstruct + weights.quantizer * out.quantized.loss
+        if networks.discriminator is not None:
+            weight = adversarial_weight(params, out, state, images, perceptual)
+            adversarial = weights_generator(state, out.reconstruction)
+            loss += weight * adversarial
+            terms |= {"adversarial": adversarial, "adversarial_weight": weight}
+        figures = terms | {
+            "loss": loss,
+            "commitment": out.quantized.losses["commitment"],
+            "codebook_loss": out.quantized.losses["codebook"],
+            "token_scale": scale(out.latents),
+            "code_scale": scale(out.quantized.z_q),
+        }
+        return loss, (out, changed["codebook_stats"], figures)
+
+    def reconstruction_loss(reconstruction, images, perceptual):
+        difference = reconstruction - images
+        terms = {"l1": jnp.mean(jnp.abs(difference)), "l2": jnp.mean(difference**2)}
+        loss = weights.l1 * terms["l1"] + weights.l2 * terms["l2"]
+        if weights.lpips > 0 and perceptual:
+            terms["lpips"] = jnp.mean(lpips(perceptual, images, reconstruction))
+            loss += weights.lpips * terms["lpips"]
+        return loss, terms
+
+    def weights_generator(state: TrainState, reconstruction):
+        logits = networks.discriminator.apply({"params": state.discriminator.params}, reconstruction)
+        return GENERATOR_LOSSES[weights.generator_loss](logits)
+
+    def adversarial_weight(params, out, state: TrainState, images, perceptual):
+        """Zero before the start step; with `adaptive`, times the ratio of gradient norms at the last layer.
+
+        VQGAN (Esser et al., 2021, 2012.09841), eq. 7.
+        """
+        started = (state.step >= weights.discriminator_start).astype(jnp.float32)
+        if not weights.adaptive:
+            return started * weights.adversarial
+        decoder = networks.autoencoder.decoder
+        last_layer = jax.lax.stop_gradient(params["decoder"]["conv_out"])
+        features = jax.lax.stop_gradient(out.features)
+
+        def to_pixels(layer):
+            return decoder.apply({"params": {"conv_out": layer}}, features, method="to_pixels").astype(
+                jnp.float32
+            )
+
+        of_reconstruction = jax.grad(
+            lambda layer: reconstruction_loss(to_pixels(layer), images, perceptual)[0]
+        )
+        of_adversary = jax.grad(lambda layer: weights_generator(state, to_pixels(layer)))
+        ratio = jnp.linalg.norm(of_reconstruction(last_layer)["kernel"].ravel()) / (
+            jnp.linalg.norm(of_adversary(last_layer)["kernel"].ravel()) + 1e-4
+        )
+        ratio = jax.lax.stop_gradient(jnp.clip(ratio, 0.0, ADAPTIVE_LIMIT))
+        return started * weights.adversarial * ratio
+
+    def discriminator_loss(params, state: TrainState, images, reconstruction):
+        real = networks.discriminator.apply({"params": params}, images)
+        fake = networks.discriminator.apply({"params": params}, reconstruction)
+        loss = DISCRIMINATOR_LOSSES[weights.discriminator_loss](real, fake)
+        figures = {"discriminator_loss": loss, "logits_real": jnp.mean(real), "logits_fake": jnp.mean(fake)}
+        if weights.lecam > 0:
+            means = jax.lax.stop_gradient(lecam_update(state.lecam, real, fake))
+            figures["lecam"] = lecam_penalty(means, real, fake)
+            loss += weights.lecam * figures["lecam"]
+        started = (state.step >= weights.discriminator_start).astype(jnp.float32)
+        logits = {"real": jnp.mean(real), "fake": jnp.mean(fake)}
+        return started * loss, (logits, figures)
+
+    def all_micro_steps(state: TrainState, images, key, perceptual):
+        if accumulate == 1:
+            return micro_step(state, state.codebook_stats, images, key, perceptual)
+        # Row i of every run of `accumulate` rows: each device keeps its own rows.
+        micro = images.reshape(-1, accumulate, *images.shape[1:]).swapaxes(0, 1)
+
+        def body(stats, inputs):
+            return micro_step(state, stats, *inputs, perceptual)
+
+        stats, results = jax.lax.scan(body, state.codebook_stats, (micro, jax.random.split(key, accumulate)))
+        return stats, jax.tree.map(lambda a: jnp.mean(a, axis=0), results)
+
+    def train_step(state: TrainState, images, perceptual):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        images = as_float(images)
+        stats, (generator_grads, discriminator_grads, logits, figures) = all_micro_steps(
+            state, images, key, perceptual
+        )
+
+        moved = state.replace(
+            generator=advance(optimizers.generator, state.generator, generator_grads),
+            codebook_stats=stats,
+        )
+        if networks.discriminator is not None:
+            moved = moved.replace(
+                discriminator=advance(optimizers.discriminator, state.discriminator, discriminator_grads),
+                lecam=lecam_update(state.lecam, logits["real"], logits["fake"]),
+            )
+            figures["discriminator_grad_norm"] = optax.global_norm(discriminator_grads)
+        moved = moved.replace(
+            ema=optax.incremental_update(moved.generator.params, state.ema, 1.0 - ema_decay)
+        )
+
+        figures["grad_norm"] = optax.global_norm(generator_grads)
+        figures["transform_grad_norm"] = optax.global_norm(transform_of(generator_grads))
+        ok = jnp.isfinite(sum(figures.values()))
+        state = keep_if(ok, moved, state)
+        usage = state.codebook_stats["quantizer"]
+        figures["codebook_utilization"] = utilization(usage["age"] < USAGE_WINDOW)
+        figures["codebook_perplexity"] = perplexity(usage["usage"])
+        figures["skipped"] = state.skipped
+        figures["skipped_in_a_row"] = state.skipped_in_a_row
+        return state, {f"train/{name}": value for name, value in figures.items()}
+
+    return train_step
+
+
+def as_float(images):
+    """uint8 -> float32 in [-1, 1]; floats pass."""
+    return (
+        images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
+    )
+
+
+def advance(optimizer, player: Player, grads) -> Player:
+    """The player after one update."""
+    updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
+    return Player(optax.apply_updates(player.params, updates), opt_state)
+
+
+def keep_if(ok, new: TrainState, old: TrainState) -> TrainState:
+    """`new` where ok, else `old`; `step` advances either way, and skipped steps are counted."""
+    kept = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
+    skipped = (~ok).astype(jnp.int32)
+    return kept.replace(
+        step=old.step + 1,
+        skipped=old.skipped + skipped,
+        skipped_in_a_row=(old.skipped_in_a_row + 1) * skipped,
+    )

@@ -1,0 +1,279 @@
+"""Training: `python -m simvq_jax.train --config=configs/NAME.py[:argument] --workdir=RUN`.
+
+The same command again resumes the run where its newest checkpoint stands.
+"""
+
+import contextlib
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from simvq_jax import build, cli
+from simvq_jax.checkpoint import Checkpointer
+from simvq_jax.data.sources import SkipLog
+from simvq_jax.drawing.pictures import picture_grid
+from simvq_jax.evaluate import Evaluation, evaluate, make_eval_step
+from simvq_jax.mesh import batch_sharding, check_batch, make_mesh, place_batch, replicated, state_sharding
+from simvq_jax.progress import Progress
+from simvq_jax.state import TrainState
+from simvq_jax.step import make_train_step
+from simvq_jax.writers import make_writer
+
+# Keys that may differ from those a run was started with: none changes what a step computes. `steps` may, through a
+# cosine schedule; it is allowed so that a run can be extended, and said.
+MAY_CHANGE = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "steps", "max_skipped_in_a_row")
+MAY_CHANGE_UNDER = ("mesh.", "data.threads", "data.eval_", "data.data_dir", "losses.lpips_")
+
+
+class Diverged(RuntimeError):
+    """Too many non-finite steps in a row."""
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) -> TrainState:
+    """Trains, or resumes, and returns the last state.
+
+    Resume takes the first that applies:
+      1. `workdir` holds a run of another config: ValueError that lists the differing keys; nothing is touched.
+      2. it holds a sound checkpoint: training goes on from there, bit for bit.
+      3. it holds nothing: training starts from `config.seed`.
+
+    stop_at: end after this step, checkpointed, as if interrupted; 0 = go on to `config.steps`.
+    """
+    mesh = make_mesh(**config.mesh)
+    check_batch(config.batch_size, config.accumulate, mesh)
+    check_batch(config.data.eval_batch_size, 1, mesh, key="data.eval_batch_size")
+    check_intervals(config)
+    networks, optimizers = build.build_networks(config), build.build_optimizers(config)
+    weights, perceptual = build.build_loss_weights(config), build.build_perceptual(config)
+    claim_run(config, workdir)
+    with jax.set_mesh(mesh), Checkpointer(workdir, config.keep_checkpoints) as checkpoints:
+        state = initial_state(config, networks, optimizers, checkpoints, mesh)
+        step_fn = compile_step(
+            make_train_step(
+                networks,
+                optimizers,
+                weights,
+                seed=config.seed,
+                ema_decay=config.optimizer.ema_decay,
+                accumulate=config.accumulate,
+            ),
+            state,
+            mesh,
+        )
+        perceptual = jax.device_put(perceptual, replicated(mesh))
+        return run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at)
+
+
+def check_intervals(config) -> None:
+    """Raises ValueError on intervals below 1."""
+    for key in ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
+        if config[key] < 1:
+            raise ValueError(f"{key} is {config[key]} but must be at least 1.")
+
+
+def claim_run(config, workdir: Path) -> None:
+    """Writes config.json of a new run, or checks that the folder's run is of the same config."""
+    path = workdir / "config.json"
+    if path.exists():
+        started, now = cli.flatten(build.read_config(workdir)), cli.flatten(config)
+        differing = [key for key in sorted({*started, *now}) if started.get(key) != now.get(key)]
+        blocking = [k for k in differing if k not in MAY_CHANGE and not k.startswith(MAY_CHANGE_UNDER)]
+        if blocking:
+            changes = ", ".join(f"{key}: {started.get(key)!r} -> {now.get(key)!r}" for key in blocking)
+            raise ValueError(
+                f"{workdir} holds a run of another config ({changes}): give another --workdir, or the same values."
+            )
+    elif workdir.is_dir() and any((workdir / "checkpoints").glob("*")):
+        raise ValueError(f"{workdir} holds checkpoints but no config.json: restore it, or give another --workdir.")
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".json.tmp")
+        fresh.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+        fresh.replace(path)
+
+
+def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh) -> TrainState:
+    """The restored state, or a new one; made in place on its devices."""
+    key = jax.random.key(config.seed)
+
+    def init(key):
+        return build.build_state(config, networks, optimizers, key)
+
+    shapes = jax.eval_shape(init, key)
+    shardings = state_sharding(shapes, mesh)
+    template = jax.tree.map(lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings)
+    restored = checkpoints.restore(template)
+    return jax.jit(init, out_shardings=shardings)(key) if restored is None else restored
+
+
+def compile_step(train_step, state: TrainState, mesh):
+    """The step as one jitted call that reuses the state's memory."""
+    shardings = jax.tree.map(lambda a: a.sharding, state)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at) -> TrainState:
+    """The single train loop. Step n is dispatched before the figures of n - 1 are read, so the device never waits."""
+    start, last = int(state.step), min(stop_at or config.steps, config.steps)
+    skipped = SkipLog(workdir / "skipped_files.txt")
+    writer = make_writer(workdir, start)
+    observe = Observer(config, workdir, mesh, networks, perceptual, writer, skipped)
+    batches = build.build_train_batches(config, skipped, start)
+    stop = StopRequest()
+    if start == 0:
+        observe.evaluation(state, 0)
+    observe.begin(start, last)
+    pending = None
+    step = start
+    with stop, contextlib.closing(batches):
+        while step < last and not stop.requested:
+            batch = place_batch(next(batches), mesh)
+            state, metrics = step_fn(state, batch["image"], perceptual)
+            step += 1
+            if pending is not None:
+                observe.step(*pending)
+            pending = (step, metrics)
+            at_end = step == last or stop.requested
+            due_evaluation = step % config.eval_every == 0 or step == config.steps
+            due_checkpoint = step % config.checkpoint_every == 0 or at_end
+            if due_evaluation or due_checkpoint:
+                observe.step(*pending)
+                pending = None
+            if due_evaluation:
+                observe.evaluation(state, step)
+            if due_checkpoint:
+                writer.flush()
+                checkpoints.save(state, step)
+        if pending is not None:
+            observe.step(*pending)
+            checkpoints.save(state, step)
+    checkpoints.wait()
+    writer.close()
+    observe.end(step, stop.requested)
+    return state
+
+
+class StopRequest:
+    """SIGTERM or SIGINT ask the loop to end after the step under way; a second one ends at once."""
+
+    def __init__(self):
+        self.requested = False
+        self._previous = {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # not the main thread: the caller handles signals
+                self._previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, _):
+        self.requested = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Observer:
+    """What the loop tells the outside: figures, evaluations, progress."""
+
+    def __init__(self, config, workdir, mesh, networks, perceptual, writer, skipped):
+        self._config, self._workdir, self._mesh, self._writer = config, workdir, mesh, writer
+        self._skipped = skipped
+        self._autoencoder, self._perceptual = networks.autoencoder, perceptual
+        self._eval_step = make_eval_step(networks.autoencoder)
+        self._eval_data = build.EvalData(config, skipped)
+        self._schedules = build.build_schedules(config)
+        self._window: list[dict] = []
+
+    def begin(self, start: int, last: int) -> None:
+        self._progress = Progress(self._workdir.name, start, self._config.steps)
+        verb = f"resuming at step {start}" if start else "training"
+        devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
+        self._progress.note(f"{self._workdir}: {verb}, to step {last}, on {devices}")
+        self._since, self._examples = time.monotonic(), 0
+
+    def step(self, step: int, metrics) -> None:
+        """Reads one step's figures, waiting for it to finish."""
+        row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._check_divergence(step, row)
+        self._window.append(row)
+        self._examples += self._config.batch_size
+        if step % self._config.log_every == 0 or step == self._config.steps:
+            self._log(step)
+        self._progress.update(step, f"loss {row['train/loss']:.4f}  in use {row['train/codebook_utilization']:.1%}")
+
+    def _log(self, step: int) -> None:
+        latest = self._window[-1]
+        means = {name: float(np.mean([row[name] for row in self._window])) for name in latest}
+        state_now = ("train/codebook_utilization", "train/codebook_perplexity", "train/skipped")
+        means |= {name: latest[name] for name in state_now}
+        del means["train/skipped_in_a_row"]
+        elapsed = time.monotonic() - self._since
+        means["train/examples_per_second"] = self._examples / max(elapsed, 1e-9)
+        means["train/learning_rate"] = float(self._schedules["generator"](step - 1))
+        means["train/transform_learning_rate"] = float(self._schedules["transform"](step - 1))
+        means["train/skipped_files"] = float(self._skipped.count)
+        self._writer.write_scalars(step, means)
+        self._window, self._since, self._examples = [], time.monotonic(), 0
+
+    def _check_divergence(self, step: int, row: dict) -> None:
+        in_a_row = int(row["train/skipped_in_a_row"])
+        if in_a_row >= self._config.max_skipped_in_a_row:
+            raise Diverged(
+                f"the last {in_a_row} steps, to step {step}, had a loss or gradient that is not finite"
+                f" (max_skipped_in_a_row = {self._config.max_skipped_in_a_row}); parameters are those before them:"
+                " lower the learning rates, set optimizer.clip_norm, or look for NaN in the data."
+            )
+
+    def evaluation(self, state: TrainState, step: int) -> Evaluation:
+        """Evaluates the EMA weights; writes figures, W's spectrum and pictures."""
+        paused = time.monotonic()
+        variables = {"params": state.ema, "codebook": state.codebook}
+        result = evaluate(
+            self._autoencoder, self._eval_step, variables, self._perceptual, self._eval_data.batches(), self._mesh
+        )
+        self._writer.write_scalars(step, result.metrics)
+        if result.singular_values.size:
+            self._writer.write_histograms(step, {"eval/transform_singular_values": result.singular_values})
+        pairs = picture_grid([result.originals[:8], result.reconstructions[:8]])
+        self._writer.write_images(step, {"eval/original_over_reconstruction": pairs[..., :3]})
+        if hasattr(self, "_since"):
+            self._since += time.monotonic() - paused
+        return result
+
+    def end(self, step: int, interrupted: bool) -> None:
+        if interrupted or step < self._config.steps:
+            self._progress.note(f"stopped at step {step}, checkpointed: the same command goes on from here")
+        if self._skipped.count:
+            self._progress.note(
+                f"{self._skipped.count} unreadable file(s) were skipped: see {self._workdir / 'skipped_files.txt'}"
+            )
+
+
+def main(config, workdir: str, stop_at: int) -> None:
+    """Command line of `train`."""
+    train(config, Path(workdir), stop_at)
+
+
+if __name__ == "__main__":
+    # Started as a script, Python puts the package's folder first on the path, where our names could shadow others'.
+    sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
+    cli.run_main(
+        main,
+        {"workdir": cli.REQUIRED, "stop_at": 0},
+        {"workdir": "run folder, as runs/quickstart", "stop_at": "end, checkpointed, after this step; 0 = run to steps"},
+        config=True,
+    )

@@ -1,0 +1,182 @@
+"""Folders prepared as TFDS datasets, read back by name, and the errors of datasets that cannot be read."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simvq_jax.data import prepare, sources
+from simvq_jax.data.encoded import SkipLog
+
+LIMIT = 10**6
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def open_tfds(name, split, data_dir):
+    return sources.open_source(
+        f"tfds:{name}", split, data_dir=str(data_dir), max_pixels=LIMIT, skipped=SkipLog(None)
+    )
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two training pictures (one CMYK), one for evaluation, and one file that is no picture."""
+    root = tmp_path_factory.mktemp("pictures")
+    noise = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    for name in ("train/dogs/a.png", "val/b.webp"):
+        (root / name).parent.mkdir(parents=True)
+        Image.fromarray(noise).save(root / name)
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(root / "train/c.jpg")
+    (root / "train/broken.jpg").write_bytes(b"broken")
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(pictures, tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("datasets")
+    done = run(
+        "-m",
+        "simvq_jax.data.prepare",
+        f"--folder={pictures}",
+        "--name=my_pictures",
+        f"--data_dir={data_dir}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"Prepared tfds:my_pictures in {data_dir}; unreadable files left out: 1.\n")
+    return data_dir
+
+
+def test_a_prepared_folder_reads_back_as_the_folder_itself(pictures, prepared):
+    for split in ("train", "eval"):
+        folder = sources.open_source(f"folder:{pictures}", split, max_pixels=LIMIT, skipped=SkipLog(None))
+        expected = {
+            item["key"]: item["image"] for index in range(len(folder)) if (item := folder.read(index))
+        }
+        dataset = open_tfds("my_pictures", split, prepared)
+        assert len(dataset) == len(expected)
+        for index in range(len(dataset)):
+            item = dataset[index]
+            np.testing.assert_array_equal(item["image"], expected.pop(item["key"]))
+            assert dataset.size(index) == item["image"].shape[:2]
+        assert not expected
+
+
+def test_another_process_reads_the_original_bytes_without_tensorflow(pictures, prepared):
+    code = (
+        "import sys, tensorflow_datasets as tfds\n"
+        f"data = tfds.data_source('my_pictures', split='train', data_dir={str(prepared)!r},\n"
+        "                        decoders={'image': tfds.decode.SkipDecoding()})\n"
+        "print(sorted((record['key'], record['image']) for record in data))\n"
+        "print('tensorflow' in sys.modules)\n"
+    )
+    done = run("-c", code)
+    names = ("train/c.jpg", "train/dogs/a.png")
+    records = [(name.encode(), (pictures / name).read_bytes()) for name in names]
+    assert done.stdout == f"{records}\nFalse\n", done.stderr
+
+
+def test_unreadable_files_are_listed_beside(prepared):
+    lines = (prepared / "my_pictures.skipped.tsv").read_text().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("train/broken.jpg\tThe 6 bytes are not an image")
+
+
+def test_a_taken_name_is_refused(pictures, prepared):
+    with pytest.raises(ValueError, match="'my_pictures' is already in"):
+        prepare.prepare_folder(pictures, "my_pictures", prepared, LIMIT)
+
+
+def test_a_malformed_name_is_refused(pictures, tmp_path):
+    with pytest.raises(ValueError, match="'My pictures' is malformed; use lower-case"):
+        prepare.prepare_folder(pictures, "My pictures", tmp_path, LIMIT)
+
+
+def test_a_split_without_a_readable_image_is_refused(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"broken")
+    with pytest.raises(ValueError, match="No image of the train split can be read, of 1; replace them"):
+        prepare.prepare_folder(tmp_path, "broken", tmp_path / "out", LIMIT)
+
+
+def test_the_command_line_prints_one_sentence(tmp_path):
+    done = run(
+        "-m", "simvq_jax.data.prepare", f"--folder={tmp_path}/none", "--name=a", f"--data_dir={tmp_path}"
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"{tmp_path}/none is not a folder; give the path of an existing folder of images.\n"
+
+
+@pytest.mark.parametrize("name", ["no_such_dataset", "not a name", "my_pictures:9.9.9"])
+def test_an_unknown_dataset(prepared, name):
+    with pytest.raises(FileNotFoundError, match=f"There is no dataset '{name}' in .*; prepare one"):
+        open_tfds(name, "train", prepared)
+
+
+def test_a_stock_dataset_that_is_not_prepared(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'cifar10' is not prepared in .*; run tfds build cifar10"):
+        open_tfds("cifar10", "train", tmp_path)
+
+
+@pytest.fixture
+def altered(prepared, tmp_path):
+    """Returns a function that copies the dataset with a change to its description."""
+
+    def alter(file, change):
+        target = tmp_path / "my_pictures" / "1.0.0"
+        target.mkdir(parents=True)
+        for path in (prepared / "my_pictures" / "1.0.0").iterdir():
+            (target / path.name).write_bytes(path.read_bytes())
+        description = json.loads((target / file).read_text())
+        change(description)
+        (target / file).write_text(json.dumps(description))
+        return tmp_path
+
+    return alter
+
+
+def test_tfrecord_is_refused(altered):
+    data_dir = altered("dataset_info.json", lambda info: info.update(fileFormat="tfrecord"))
+    with pytest.raises(ValueError, match="is stored as tfrecord, without random access; prepare it again"):
+        open_tfds("my_pictures", "train", data_dir)
+
+
+def test_without_an_evaluation_split_the_end_of_train_is_held_out(altered):
+    def only_train(info):
+        info["splits"] = [split for split in info["splits"] if split["name"] == "train"]
+
+    data_dir = altered("dataset_info.json", only_train)
+    train, held_out = (open_tfds("my_pictures", split, data_dir) for split in ("train", "eval"))
+    assert len(train) == len(held_out) == 1 and train[0]["key"] != held_out[0]["key"]
+
+
+def test_a_single_picture_without_an_evaluation_split_is_refused(altered):
+    def rename(info):
+        info["splits"] = [split for split in info["splits"] if split["name"] == "validation"]
+        info["splits"][0]["name"] = "train"
+
+    data_dir = altered("dataset_info.json", rename)
+    with pytest.raises(ValueError, match="has one picture, so none can be held out"):
+        open_tfds("my_pictures", "train", data_dir)
+
+
+def test_without_a_train_split_it_is_refused(altered):
+    def only_validation(info):
+        info["splits"] = [split for split in info["splits"] if split["name"] == "validation"]
+
+    data_dir = altered("dataset_info.json", only_validation)
+    with pytest.raises(ValueError, match="has the splits validation and no 'train'"):
+        open_tfds("my_pictures", "train", data_dir)
+
+
+def test_without_images_it_is_refused(altered):
+    def no_image(features):
+        features["featuresDict"]["features"].pop("image")
+
+    data_dir = altered("features.json", no_image)
+    with pytest.raises(ValueError, match="has the features key and no 'image'"):
+        open_tfds("my_pictures", "train", data_dir)
