@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.flip = False
     config.data.max_pixels = 178_956_970  # larger pictures are skipped and listed
     config.data.threads = 16
-    config.data.eval_stride = 0  # 0: one centre crop a picture; else all crops on a grid of this stride
+    config.data.eval_crops = 1  # of every picture: 1 = its centre, more = an even grid, overlapping where many
     config.data.eval_limit = 0  # crops evaluated during training, evenly spread; 0 = all
     config.data.eval_batch_size = 256
 
@@ -55,7 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.quantizer.codebook_loss = "token"  # simvq: token | region
     config.quantizer.activity_window = 262_144  # simvq, region: tokens after which a code is out of use
     config.quantizer.region_sources = 512  # simvq, region: tokens a step that lend themselves as targets
-    config.quantizer.vq_init = "uniform"  # vq: uniform | normal
+    config.quantizer.codebook_init = "uniform"  # vq: uniform | normal
 
     config.losses = ml_collections.ConfigDict()
     config.losses.l1 = 1.0

@@ -26,7 +26,7 @@ def get_config(method: str = "simvq"):
     config.data.resize_short = 0
     config.data.flip = True
     config.data.threads = 2
-    config.data.eval_stride = 16
+    config.data.eval_crops = 512  # of 64 tokens, of 8 pictures: 262,144 tokens
     config.data.eval_limit = 256
     config.data.eval_batch_size = 64
 

@@ -69,7 +69,7 @@ class Tokenizer:
 
     def codebook(self) -> jax.Array:
         """The effective codebook Q = C W + b: (K, d) float32."""
-        return self.autoencoder.apply(self.variables, method="codebook")
+        return jnp.asarray(self.autoencoder.apply(self.variables, method="codebook"))
 
     def _checked(self, x):
         x = _image_array(x)

@@ -1,7 +1,7 @@
 """From a config to modules, optimisers, losses and data. Read only here and at the entry points."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def build_quantizer(config, dtype):
         "dtype": dtype,
     }
     if one_of("quantizer.kind", quantizer.kind, ("simvq", "vq")) == "vq":
-        return VQ(**shared, init=quantizer.vq_init)
+        return VQ(**shared, codebook_init=quantizer.codebook_init)
     return SimVQ(
         **shared,
         basis_init=quantizer.basis_init,
@@ -155,11 +155,16 @@ def build_state(config, networks: Networks, optimizers: Optimizers, key) -> Trai
     """Initial training state."""
     image = jnp.zeros((1, config.data.size, config.data.size, 3))
     return create_state(
-        key, networks.autoencoder, networks.discriminator, optimizers.generator, optimizers.discriminator, image
+        key,
+        networks.autoencoder,
+        networks.discriminator,
+        optimizers.generator,
+        optimizers.discriminator,
+        image,
     )
 
 
-def build_train_batches(config, skipped: SkipLog, start_step: int) -> Iterator[dict]:
+def build_train_batches(config, skipped: SkipLog, start_step: int) -> Generator[dict]:
     """This process's share of the training stream, from `start_step` on."""
     data = config.data
     return train_batches(
@@ -186,14 +191,12 @@ class EvalData:
         data = config.data
         self._batch_size, self._threads = data.eval_batch_size, data.threads
         self.source = source or data.source
-        opened = open_source(
-            self.source, "eval", data_dir=data.data_dir, max_pixels=data.max_pixels, skipped=skipped
-        )
+        opened = open_source(self.source, "eval", data_dir=data.data_dir, max_pixels=data.max_pixels, skipped=skipped)
         self._crops = eval_crops(
             opened,
             size=data.size,
             resize_short=data.resize_short,
-            stride=data.eval_stride,
+            per_picture=data.eval_crops,
             limit=data.eval_limit if limit is None else limit,
         )
 

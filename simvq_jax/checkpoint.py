@@ -26,7 +26,9 @@ class Checkpointer:
         self._folder = Path(run).absolute() / "checkpoints"
         self._set_aside = Path(run).absolute() / "damaged_checkpoints"
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep, enable_async_checkpointing=not read_only, read_only=read_only
+            max_to_keep=None if read_only else keep,
+            enable_async_checkpointing=not read_only,
+            read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -74,10 +76,8 @@ class Checkpointer:
                 return self._restore_step(step, template)
             except Exception as error:  # whatever a damaged file makes the reader raise
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                logging.error(
-                    "Checkpoint %d is damaged (%s): it is set aside in %s.", step, reason, self._set_aside
-                )
-                self._remove(step)
+                logging.error("Checkpoint %d is damaged (%s): it is set aside in %s.", step, reason, self._set_aside)
+                self._put_aside(step)
         if steps:
             raise CheckpointError(
                 f"all {len(steps)} checkpoints of {self._folder.parent} are damaged and were set aside in"
@@ -124,10 +124,7 @@ def checksums(tree) -> dict[str, np.ndarray]:
     """Path of every leaf -> uint32. Any single flipped bit changes it; sharding and process count do not."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     sums = _sum_all([leaf for _, leaf in leaves])
-    return {
-        jax.tree_util.keystr(path): value
-        for (path, _), value in zip(leaves, jax.device_get(sums), strict=True)
-    }
+    return {jax.tree_util.keystr(path): value for (path, _), value in zip(leaves, jax.device_get(sums), strict=True)}
 
 
 @jax.jit

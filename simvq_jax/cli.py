@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import app, flags, logging
@@ -64,7 +65,7 @@ def fail(sentence: str) -> None:
 
 def flatten(config, prefix: str = "") -> dict:
     """Nested config -> {"a.b": value}, lists as tuples."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict | ml_collections.ConfigDict):
             flat |= flatten(value, f"{prefix}{key}.")
@@ -83,11 +84,7 @@ def load_config(argument: str) -> tuple[Path, ml_collections.ConfigDict]:
     file = next((f for f in (Path(name), beside) if f.is_file()), None)
     if file is None:
         folder = beside.parent if beside.parent.is_dir() else Path("configs")
-        known = [
-            f"{folder.name}/{f.name}"
-            for f in sorted(folder.glob("*.py"))
-            if f.stem not in ("__init__", "common")
-        ]
+        known = [f"{folder.name}/{f.name}" for f in sorted(folder.glob("*.py")) if f.stem not in ("__init__", "common")]
         raise FileNotFoundError(f"--config={name} is no file; known are {', '.join(known)}.")
     spec = importlib.util.spec_from_file_location("experiment", file)
     assert spec is not None and spec.loader is not None
@@ -98,9 +95,7 @@ def load_config(argument: str) -> tuple[Path, ml_collections.ConfigDict]:
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(
-            f"{file} is no usable config ({type(error).__name__}: {error}): mend the file."
-        ) from error
+        raise ValueError(f"{file} is no usable config ({type(error).__name__}: {error}): mend the file.") from error
 
 
 def _check_config(argv: list[str]) -> list[str]:
@@ -120,9 +115,7 @@ def _check_config(argv: list[str]) -> list[str]:
         if not equals:
             fail(f"--config.{name} has no value: write --config.{name}=..., a {_kind(known[name])}.")
         if not _fits(text, known[name]):
-            fail(
-                f"--config.{name}={text} does not fit: {name} is a {_kind(known[name])}, by default {known[name]!r}."
-            )
+            fail(f"--config.{name}={text} does not fit: {name} is a {_kind(known[name])}, by default {known[name]!r}.")
     argument = given.partition("=")[2].partition(":")[2]
     resolved = f"--config={file}" + (f":{argument}" if argument else "")
     return [resolved if a == given else a for a in argv]
@@ -147,12 +140,12 @@ def _kind(value) -> str:
 
 
 def _define(name: str, default, line: str) -> None:
-    define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
-    define.get(type(default), flags.DEFINE_string)(name, None if default is REQUIRED else default, line)
+    kinds: dict[type, Callable] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    kinds.get(type(default), flags.DEFINE_string)(name, None if default is REQUIRED else default, line)
 
 
 def _nearest(name: str, known: Iterable[str], dashes: str = "--") -> str:
-    """ "; did you mean ..." or nothing. A key is also found by its last part alone."""
+    """The hint of the nearest known name, or nothing. A key is also found by its last part alone."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     close = close or [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]]

@@ -11,13 +11,15 @@ import numpy as np
 
 from simvq_jax import cli
 from simvq_jax.api import load
-from simvq_jax.build import EvalData, build_perceptual
+from simvq_jax.build import EvalData, build_perceptual, read_config
 from simvq_jax.data.images import to_uint8
 from simvq_jax.data.sources import SkipLog
+from simvq_jax.files import replace_text
 from simvq_jax.losses.perceptual import lpips
 from simvq_jax.mesh import check_batch, make_mesh, place_batch, replicated
 from simvq_jax.metrics.codebook import effective_rank, perplexity, scale, utilization
 from simvq_jax.metrics.image import psnr, ssim
+from simvq_jax.progress import Progress
 from simvq_jax.quantize.base import count_codes
 from simvq_jax.step import as_float
 
@@ -76,12 +78,20 @@ def make_eval_step(autoencoder):
     return eval_step
 
 
-def evaluate(autoencoder, eval_step, variables, perceptual, batches: Iterable[dict], mesh) -> Evaluation:
+def evaluate(
+    autoencoder,
+    eval_step,
+    variables,
+    perceptual,
+    batches: Iterable[dict],
+    mesh,
+    progress: Progress | None = None,
+) -> Evaluation:
     """Runs over the batches; sums are kept in float64 on the host. variables: {"params", "codebook"}."""
     sums: dict[str, Any] = {}
     counts = np.zeros((autoencoder.quantizer.codebook_size,), np.int64)
     first: dict[str, Any] = {}
-    for batch in batches:
+    for number, batch in enumerate(batches, start=1):
         placed = place_batch(batch, mesh)
         batch_sums, batch_counts, latents, reconstruction = eval_step(
             variables, perceptual, placed["image"], placed["mask"]
@@ -91,6 +101,8 @@ def evaluate(autoencoder, eval_step, variables, perceptual, batches: Iterable[di
             sums[name] = sums.get(name, 0.0) + float(value)
         if not first:
             first = _keep(batch, latents, reconstruction)
+        if progress is not None:
+            progress.update(number)
     if not sums.get("pictures"):
         raise ValueError("the evaluation data holds no readable picture: give --data=folder:PATH with some.")
     return _summarise(autoencoder, variables, sums, counts, first)
@@ -148,18 +160,29 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0) -> Evaluati
         variables = jax.device_put(tokenizer.variables, replicated(mesh))
         perceptual = jax.device_put(build_perceptual(config), replicated(mesh))
         autoencoder = tokenizer.autoencoder
-        return evaluate(autoencoder, make_eval_step(autoencoder), variables, perceptual, eval_data.batches(), mesh)
+        return evaluate(
+            autoencoder,
+            make_eval_step(autoencoder),
+            variables,
+            perceptual,
+            eval_data.batches(),
+            mesh,
+            Progress(f"evaluate {Path(run).name}", 0, -(-len(eval_data) // config.data.eval_batch_size)),
+        )
+
+
+def save_figures(run: Path, data: str, result: Evaluation) -> None:
+    """Writes the figures and the data they are of to RUN/evaluation.json."""
+    figures = {name: round(value, 6) for name, value in sorted(result.metrics.items())}
+    replace_text(Path(run) / "evaluation.json", json.dumps({"data": data, **figures}, indent=2) + "\n")
 
 
 def main(run: str, data: str, limit: int) -> None:
-    """Prints the figures and writes them to RUN/evaluation.json."""
+    """Prints the figures, and writes them to RUN/evaluation.json."""
     result = evaluate_run(Path(run), data or None, limit)
-    text = json.dumps({name: round(value, 6) for name, value in sorted(result.metrics.items())}, indent=2)
-    target = Path(run) / "evaluation.json"
-    fresh = target.with_suffix(".json.tmp")
-    fresh.write_text(text + "\n", encoding="utf-8")
-    fresh.replace(target)
-    print(text)
+    save_figures(Path(run), data or read_config(Path(run)).data.source, result)
+    for name, value in sorted(result.metrics.items()):
+        print(f"{name:32} {value:.6g}")
 
 
 if __name__ == "__main__":

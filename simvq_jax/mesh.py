@@ -31,9 +31,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, codebook: int = 1) -> Mesh:
             f"mesh (data={data}, fsdp={fsdp}, codebook={codebook}) needs {data * fsdp * codebook} devices but"
             f" {devices} are present: change mesh.data or mesh.fsdp so that their product is {devices}."
         )
-    return jax.make_mesh(
-        (data, fsdp, codebook), ("data", "fsdp", "codebook"), axis_types=(AxisType.Auto,) * 3
-    )
+    return jax.make_mesh((data, fsdp, codebook), ("data", "fsdp", "codebook"), axis_types=(AxisType.Auto,) * 3)
 
 
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_size") -> None:
@@ -65,9 +63,7 @@ def state_sharding(shapes, mesh: Mesh):
         if fsdp == 1 or math.prod(leaf.shape) < SMALLEST_SHARDED or not splittable:
             return replicated(mesh)
         largest = max(splittable, key=lambda axis: leaf.shape[axis])
-        spec = [None] * len(leaf.shape)
-        spec[largest] = "fsdp"
-        return NamedSharding(mesh, PartitionSpec(*spec))
+        return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))
 
     return jax.tree.map(rule, shapes)
 

@@ -23,11 +23,7 @@ def make_schedule(kind: str, peak: float, steps: int, warmup_fraction: float) ->
     if peak < 0:
         raise ValueError(f"a learning rate is {peak} but must be at least 0.")
     warmup = int(steps * warmup_fraction)
-    after = (
-        optax.constant_schedule(peak)
-        if kind == "constant"
-        else optax.cosine_decay_schedule(peak, steps - warmup)
-    )
+    after = optax.constant_schedule(peak) if kind == "constant" else optax.cosine_decay_schedule(peak, steps - warmup)
     # From 1 / warmup rather than 0, so that the first step already moves.
     rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
     return optax.join_schedules([rise, after], [warmup]) if warmup else after
@@ -38,9 +34,7 @@ def _adam(schedule: optax.Schedule, b1: float, b2: float, clip_norm: float) -> o
     return optax.chain(clip, optax.adam(schedule, b1=b1, b2=b2))
 
 
-def discriminator_optimizer(
-    schedule, *, b1: float, b2: float, clip_norm: float
-) -> optax.GradientTransformation:
+def discriminator_optimizer(schedule, *, b1: float, b2: float, clip_norm: float) -> optax.GradientTransformation:
     """Adam, its gradient clipped to `clip_norm` (0 = off)."""
     return _adam(schedule, b1, b2, clip_norm)
 

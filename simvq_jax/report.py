@@ -5,19 +5,19 @@ transform's spectrum over training, tokens over codes, and the config.
 """
 
 import json
-import os
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from simvq_jax import cli
+from simvq_jax import build, cli
 from simvq_jax.drawing import charts, curves, page
 from simvq_jax.drawing.axes import number
 from simvq_jax.drawing.curves import SPECTRUM, Metrics, read_metrics
-from simvq_jax.evaluate import Evaluation, evaluate_run
 from simvq_jax.drawing.pictures import DEAD, TOKEN, USED, picture_grid, png_data_uri, project, scatter_png
+from simvq_jax.evaluate import Evaluation, evaluate_run, save_figures
+from simvq_jax.files import replace_text
 
 SKIPPED_SHOWN = 50
 
@@ -28,25 +28,10 @@ def write_report(run: Path, evaluation: Evaluation) -> Path:
     Raises FileNotFoundError for a missing run folder or config, ValueError for a run without metrics.
     """
     metrics = read_metrics(run)
-    config = _read_config(run)
-    path, temporary = run / "report.html", run / f".report.{os.getpid()}.tmp"
-    document = _document(run, config, metrics, evaluation)
-    try:
-        temporary.write_text(document, encoding="utf-8")
-        temporary.replace(path)
-    finally:  # after a full disk no half-written file stays behind
-        temporary.unlink(missing_ok=True)
+    config = build.read_config(run).to_dict()
+    path = run / "report.html"
+    replace_text(path, _document(run, config, metrics, evaluation))
     return path
-
-
-def _read_config(run: Path) -> dict[str, Any]:
-    path = run / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; --run must name the folder that training wrote.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); restore it from the training run.") from error
 
 
 def _document(run: Path, config: dict[str, Any], metrics: Metrics, evaluation: Evaluation) -> str:
@@ -171,7 +156,9 @@ def main(run: str, data: str) -> None:
     """Evaluate the run folder `run`, on the source `data` if one is given, and write its report."""
     folder = Path(run)
     read_metrics(folder)  # a wrong folder fails here, in a moment, not after a long evaluation
-    print(write_report(folder, evaluate_run(folder, data or None)))
+    evaluation = evaluate_run(folder, data or None)
+    save_figures(folder, data or build.read_config(folder).data.source, evaluation)
+    print(write_report(folder, evaluation))
 
 
 if __name__ == "__main__":

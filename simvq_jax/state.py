@@ -32,9 +32,7 @@ class TrainState:
     skipped_in_a_row: jax.Array
 
 
-def create_state(
-    key, autoencoder, discriminator, generator_optimizer, discriminator_optimizer, image
-) -> TrainState:
+def create_state(key, autoencoder, discriminator, generator_optimizer, discriminator_optimizer, image) -> TrainState:
     """Initial state. discriminator: module or None. image: (1, h, w, 3) example, whose values do not matter."""
     generator_key, discriminator_key, quantizer_key = jax.random.split(key, 3)
     variables = autoencoder.init({"params": generator_key, "quantizer": quantizer_key}, image)

@@ -1,7 +1,9 @@
 """One training step: a pure function of state and batch."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,6 +11,7 @@ import optax
 from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, lecam_penalty, lecam_update
 from simvq_jax.losses.perceptual import lpips
 from simvq_jax.metrics.codebook import perplexity, scale, utilization
+from simvq_jax.models.tokenizer import Autoencoder
 from simvq_jax.optim import transform_of
 from simvq_jax.quantize.base import USAGE_WINDOW
 from simvq_jax.state import Player, TrainState
@@ -32,10 +35,10 @@ class LossWeights(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """Modules: `autoencoder`, and `discriminator` or None."""
+    """The two players' modules; `discriminator` is None where training goes without."""
 
-    autoencoder: object
-    discriminator: object | None
+    autoencoder: Autoencoder
+    discriminator: nn.Module | None
 
 
 class Optimizers(NamedTuple):
@@ -61,12 +64,18 @@ def make_train_step(
     finite leaves everything but `step` and the counts of skipped steps as it was.
     """
 
+    autoencoder, discriminator = networks
+
+    def logits_of(params, images) -> jax.Array:
+        assert discriminator is not None
+        return jnp.asarray(discriminator.apply({"params": params}, images))
+
     def micro_step(state: TrainState, stats, images, key, perceptual):
         """Gradients and figures of one micro-batch, and the codebook statistics after it."""
         generator_grads, (out, stats, figures) = jax.grad(generator_loss, has_aux=True)(
             state.generator.params, state, stats, images, key, perceptual
         )
-        if networks.discriminator is None:
+        if discriminator is None:
             return stats, (generator_grads, {}, state.lecam, figures)
         reconstruction = jax.lax.stop_gradient(out.reconstruction)
         discriminator_grads, (logits, more) = jax.grad(discriminator_loss, has_aux=True)(
@@ -76,14 +85,14 @@ def make_train_step(
 
     def generator_loss(params, state: TrainState, stats, images, key, perceptual):
         variables = {"params": params, "codebook": state.codebook, "codebook_stats": stats}
-        out, changed = networks.autoencoder.apply(
+        out, changed = autoencoder.apply(
             variables, images, train=True, mutable=["codebook_stats"], rngs={"quantizer": key}
         )
         reconstruct, terms = reconstruction_loss(out.reconstruction, images, perceptual)
         loss = reconstruct + weights.quantizer * out.quantized.loss
-        if networks.discriminator is not None:
+        if discriminator is not None:
             weight = adversarial_weight(params, out, state, images, perceptual)
-            adversarial = weights_generator(state, out.reconstruction)
+            adversarial = adversarial_loss(state, out.reconstruction)
             loss += weight * adversarial
             terms |= {"adversarial": adversarial, "adversarial_weight": weight}
         figures = terms | {
@@ -104,9 +113,8 @@ def make_train_step(
             loss += weights.lpips * terms["lpips"]
         return loss, terms
 
-    def weights_generator(state: TrainState, reconstruction):
-        logits = networks.discriminator.apply({"params": state.discriminator.params}, reconstruction)
-        return GENERATOR_LOSSES[weights.generator_loss](logits)
+    def adversarial_loss(state: TrainState, reconstruction):
+        return GENERATOR_LOSSES[weights.generator_loss](logits_of(state.discriminator.params, reconstruction))
 
     def adversarial_weight(params, out, state: TrainState, images, perceptual):
         """Zero before the start step; with `adaptive`, times the ratio of gradient norms at the last layer.
@@ -116,19 +124,15 @@ def make_train_step(
         started = (state.step >= weights.discriminator_start).astype(jnp.float32)
         if not weights.adaptive:
             return started * weights.adversarial
-        decoder = networks.autoencoder.decoder
         last_layer = jax.lax.stop_gradient(params["decoder"]["conv_out"])
         features = jax.lax.stop_gradient(out.features)
 
         def to_pixels(layer):
-            return decoder.apply({"params": {"conv_out": layer}}, features, method="to_pixels").astype(
-                jnp.float32
-            )
+            pixels = autoencoder.decoder.apply({"params": {"conv_out": layer}}, features, method="to_pixels")
+            return jnp.asarray(pixels, jnp.float32)
 
-        of_reconstruction = jax.grad(
-            lambda layer: reconstruction_loss(to_pixels(layer), images, perceptual)[0]
-        )
-        of_adversary = jax.grad(lambda layer: weights_generator(state, to_pixels(layer)))
+        of_reconstruction = jax.grad(lambda layer: reconstruction_loss(to_pixels(layer), images, perceptual)[0])
+        of_adversary = jax.grad(lambda layer: adversarial_loss(state, to_pixels(layer)))
         ratio = jnp.linalg.norm(of_reconstruction(last_layer)["kernel"].ravel()) / (
             jnp.linalg.norm(of_adversary(last_layer)["kernel"].ravel()) + 1e-4
         )
@@ -136,8 +140,7 @@ def make_train_step(
         return started * weights.adversarial * ratio
 
     def discriminator_loss(params, state: TrainState, images, reconstruction):
-        real = networks.discriminator.apply({"params": params}, images)
-        fake = networks.discriminator.apply({"params": params}, reconstruction)
+        real, fake = logits_of(params, images), logits_of(params, reconstruction)
         loss = DISCRIMINATOR_LOSSES[weights.discriminator_loss](real, fake)
         figures = {"discriminator_loss": loss, "logits_real": jnp.mean(real), "logits_fake": jnp.mean(fake)}
         if weights.lecam > 0:
@@ -155,7 +158,8 @@ def make_train_step(
         micro = images.reshape(-1, accumulate, *images.shape[1:]).swapaxes(0, 1)
 
         def body(stats, inputs):
-            return micro_step(state, stats, *inputs, perceptual)
+            images, key = inputs
+            return micro_step(state, stats, images, key, perceptual)
 
         stats, results = jax.lax.scan(body, state.codebook_stats, (micro, jax.random.split(key, accumulate)))
         return stats, jax.tree.map(lambda a: jnp.mean(a, axis=0), results)
@@ -163,23 +167,21 @@ def make_train_step(
     def train_step(state: TrainState, images, perceptual):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         images = as_float(images)
-        stats, (generator_grads, discriminator_grads, logits, figures) = all_micro_steps(
-            state, images, key, perceptual
-        )
+        stats, (generator_grads, discriminator_grads, logits, figures) = all_micro_steps(state, images, key, perceptual)
 
-        moved = state.replace(
+        moved = replace(
+            state,
             generator=advance(optimizers.generator, state.generator, generator_grads),
             codebook_stats=stats,
         )
-        if networks.discriminator is not None:
-            moved = moved.replace(
+        if discriminator is not None:
+            moved = replace(
+                moved,
                 discriminator=advance(optimizers.discriminator, state.discriminator, discriminator_grads),
                 lecam=lecam_update(state.lecam, logits["real"], logits["fake"]),
             )
             figures["discriminator_grad_norm"] = optax.global_norm(discriminator_grads)
-        moved = moved.replace(
-            ema=optax.incremental_update(moved.generator.params, state.ema, 1.0 - ema_decay)
-        )
+        moved = replace(moved, ema=optax.incremental_update(moved.generator.params, state.ema, 1.0 - ema_decay))
 
         figures["grad_norm"] = optax.global_norm(generator_grads)
         figures["transform_grad_norm"] = optax.global_norm(transform_of(generator_grads))
@@ -197,9 +199,7 @@ def make_train_step(
 
 def as_float(images):
     """uint8 -> float32 in [-1, 1]; floats pass."""
-    return (
-        images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
-    )
+    return images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
 
 
 def advance(optimizer, player: Player, grads) -> Player:
@@ -212,7 +212,8 @@ def keep_if(ok, new: TrainState, old: TrainState) -> TrainState:
     """`new` where ok, else `old`; `step` advances either way, and skipped steps are counted."""
     kept = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
     skipped = (~ok).astype(jnp.int32)
-    return kept.replace(
+    return replace(
+        kept,
         step=old.step + 1,
         skipped=old.skipped + skipped,
         skipped_in_a_row=(old.skipped_in_a_row + 1) * skipped,

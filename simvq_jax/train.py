@@ -19,6 +19,7 @@ from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.drawing.pictures import picture_grid
 from simvq_jax.evaluate import Evaluation, evaluate, make_eval_step
+from simvq_jax.files import replace_text
 from simvq_jax.mesh import batch_sharding, check_batch, make_mesh, place_batch, replicated, state_sharding
 from simvq_jax.progress import Progress
 from simvq_jax.state import TrainState
@@ -27,7 +28,14 @@ from simvq_jax.writers import make_writer
 
 # Keys that may differ from those a run was started with: none changes what a step computes. `steps` may, through a
 # cosine schedule; it is allowed so that a run can be extended, and said.
-MAY_CHANGE = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "steps", "max_skipped_in_a_row")
+MAY_CHANGE = (
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "steps",
+    "max_skipped_in_a_row",
+)
 MAY_CHANGE_UNDER = ("mesh.", "data.threads", "data.eval_", "data.data_dir", "losses.lpips_")
 
 
@@ -93,9 +101,7 @@ def claim_run(config, workdir: Path) -> None:
         raise ValueError(f"{workdir} holds checkpoints but no config.json: restore it, or give another --workdir.")
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".json.tmp")
-        fresh.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-        fresh.replace(path)
+        replace_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh) -> TrainState:
@@ -107,7 +113,9 @@ def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh)
 
     shapes = jax.eval_shape(init, key)
     shardings = state_sharding(shapes, mesh)
-    template = jax.tree.map(lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings)
+    template = jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
+    )
     restored = checkpoints.restore(template)
     return jax.jit(init, out_shardings=shardings)(key) if restored is None else restored
 
@@ -243,7 +251,12 @@ class Observer:
         paused = time.monotonic()
         variables = {"params": state.ema, "codebook": state.codebook}
         result = evaluate(
-            self._autoencoder, self._eval_step, variables, self._perceptual, self._eval_data.batches(), self._mesh
+            self._autoencoder,
+            self._eval_step,
+            variables,
+            self._perceptual,
+            self._eval_data.batches(),
+            self._mesh,
         )
         self._writer.write_scalars(step, result.metrics)
         if result.singular_values.size:
@@ -274,6 +287,9 @@ if __name__ == "__main__":
     cli.run_main(
         main,
         {"workdir": cli.REQUIRED, "stop_at": 0},
-        {"workdir": "run folder, as runs/quickstart", "stop_at": "end, checkpointed, after this step; 0 = run to steps"},
+        {
+            "workdir": "run folder, as runs/quickstart",
+            "stop_at": "end, checkpointed, after this step; 0 = run to steps",
+        },
         config=True,
     )

@@ -22,6 +22,8 @@ from clu import metric_writers
 from clu.metric_writers import interface
 from tensorboardX import SummaryWriter
 
+from simvq_jax.files import replace_text
+
 
 class _Writer(interface.MetricWriter):
     """A writer that leaves out the kinds it has no place for."""
@@ -131,9 +133,7 @@ def _drop_rows_after(path: Path, step: int) -> None:
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
     if step == 0:
         kept = []
-    fresh = path.with_suffix(".jsonl.tmp")
-    fresh.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    fresh.replace(path)
+    replace_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of(line: str) -> float:

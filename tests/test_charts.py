@@ -34,9 +34,7 @@ def paths(svg: str) -> list[str]:
 
 
 def test_line_chart_names_its_series_and_their_last_values():
-    svg = line_chart(
-        {"train/a": ([0, 1, 2], [1, 2, NAN]), "eval/a": ([0, 2], [3, 4.25])}, "A < B & C", "x", "y"
-    )
+    svg = line_chart({"train/a": ([0, 1, 2], [1, 2, NAN]), "eval/a": ([0, 2], [3, 4.25])}, "A < B & C", "x", "y")
     assert {"A < B & C", "x", "y", "train/a 2", "eval/a 4.25"} <= set(texts(svg))
     assert svg.count('class="curve"') == 2
 

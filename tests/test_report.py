@@ -143,9 +143,7 @@ def test_a_damaged_line_is_left_out_and_named(run: Path, evaluation: Evaluation)
     assert "1 damaged line (7)" in text and "50 of 60" in text
 
 
-@pytest.mark.parametrize(
-    "line", ["17", "[]", '{"train/loss": 1}', '{"step": 9, "train/loss": "x"}', "\x00\x00"]
-)
+@pytest.mark.parametrize("line", ["17", "[]", '{"train/loss": 1}', '{"step": 9, "train/loss": "x"}', "\x00\x00"])
 def test_lines_that_are_no_rows_are_damaged(run: Path, line: str):
     write_rows(run, rows(), line + "\n")
     metrics = read_metrics(run)

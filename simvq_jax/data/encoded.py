@@ -27,9 +27,6 @@ class ImageSource(Protocol):
     def read(self, index: int) -> Item | None:
         """Return picture `index`, or None when it cannot be read."""
 
-    def size(self, index: int) -> tuple[int, int] | None:
-        """Return (height, width) of picture `index` without decoding it, or None when it cannot be read."""
-
 
 class SkipLog:
     """The list of unreadable pictures of a run, safe to share between threads.
@@ -95,17 +92,6 @@ class EncodedSource(abc.ABC):
             self._skipped.record(key, str(error))
             return None
         return {"image": image, "key": key}
-
-    def size(self, index: int) -> tuple[int, int] | None:
-        """Return (height, width) from the header; None, and a line in the skip log, when that fails."""
-        key, data = self._record(index)
-        try:
-            height, width = images.image_size(data, self._max_pixels)
-            _check_aspect(height, width)
-        except images.UnreadableImage as error:
-            self._skipped.record(key, str(error))
-            return None
-        return height, width
 
     def __getitem__(self, index: int) -> Item:
         """Return picture `index`, or the next readable one (cyclically): order depends on the files only.

@@ -13,23 +13,21 @@ Batch = dict[str, np.ndarray]
 class EvalCrops:
     """Evaluation crops by index, decoded when asked for; made by `pipeline.eval_crops`.
 
-    With a grid the size of every picture is read from its header at construction, and each reading thread
-    keeps its latest picture, so that neighbouring crops decode it once.
+    Every picture gives the same number of crops, so that large pictures weigh no more than small ones. With
+    more than one crop a picture, each reading thread keeps its latest picture, so that neighbouring crops
+    decode it once.
     """
 
-    def __init__(self, source: ImageSource, *, size: int, resize_short: int, stride: int, limit: int):
+    def __init__(self, source: ImageSource, *, size: int, resize_short: int, per_picture: int, limit: int):
         self._source = source
         self._size = size
         self._resize_short = resize_short
-        self._stride = stride
+        self._per_picture = per_picture
         self._latest = threading.local()
-        # A picture's crops are numbers _first[i] to _first[i + 1] - 1 of the list before `limit`.
-        counts = [self._count(index) for index in range(len(source))] if stride else [1] * len(source)
-        self._first = np.concatenate([[0], np.cumsum(counts)])
-        self._total = int(self._first[-1])
+        self._total = len(source) * per_picture
         self._length = min(limit, self._total) if limit else self._total
         if not self._length:
-            raise ValueError("The source holds no readable picture to evaluate on; give one that does.")
+            raise ValueError("The source holds no picture to evaluate on; give one that does.")
 
     def __len__(self) -> int:
         return self._length
@@ -44,34 +42,22 @@ class EvalCrops:
         """
         if not 0 <= index < self._length:
             raise IndexError(f"There is no evaluation crop {index}; there are {self._length}.")
-        number = index * self._total // self._length
-        picture = int(np.searchsorted(self._first, number, side="right")) - 1
+        picture, place = divmod(index * self._total // self._length, self._per_picture)
         image = self._picture(picture)
         if image is None:
             return self.blank()
-        return {"image": self._cut(image, number - int(self._first[picture])), "mask": np.asarray(True)}
+        return {"image": self._cut(image, place), "mask": np.asarray(True)}
 
     def blank(self) -> Batch:
         """Return a crop that counts for nothing: zeros, and a False mask."""
         return {"image": np.zeros((self._size, self._size, 3), np.uint8), "mask": np.asarray(False)}
 
-    def _cut(self, image: np.ndarray, number: int) -> np.ndarray:
-        if not self._stride:
+    def _cut(self, image: np.ndarray, place: int) -> np.ndarray:
+        if self._per_picture == 1:
             return images.center_crop(image, self._size)
-        row, column = divmod(number, _places(image.shape[1], self._size, self._stride))
-        top, left = row * self._stride, column * self._stride
-        return image[top : top + self._size, left : left + self._size]
-
-    def _count(self, index: int) -> int:
-        shape = self._source.size(index)
-        if shape is None:
-            return 0
-        if self._resize_short:
-            shape = images.short_side_shape(*shape, self._resize_short)
-        if min(shape) < self._size:
-            shape = images.short_side_shape(*shape, self._size)
-        height, width = (_places(side, self._size, self._stride) for side in shape)
-        return height * width
+        height, width = image.shape[0] - self._size + 1, image.shape[1] - self._size + 1
+        row, column = divmod(_spread(place, self._per_picture, height, width), width)
+        return image[row : row + self._size, column : column + self._size]
 
     def _picture(self, index: int) -> np.ndarray | None:
         if getattr(self._latest, "index", None) != index:
@@ -86,5 +72,14 @@ class EvalCrops:
         return images.enlarge(image, self._size)
 
 
-def _places(side: int, size: int, stride: int) -> int:
-    return (side - size) // stride + 1
+def _spread(place: int, count: int, height: int, width: int) -> int:
+    """Number, row by row, of the `place`-th of `count` positions spread over height x width of them.
+
+    An even grid: as many rows and columns as make its cells square, the first and last at the borders. A grid
+    of more cells than `count` is thinned evenly.
+    """
+    rows = min(height, max(1, round((count * height / width) ** 0.5)))
+    columns = min(width, -(-count // rows))
+    row, column = divmod(place * rows * columns // count, columns)
+    at = lambda index, cells, span: index * (span - 1) // max(cells - 1, 1)  # noqa: E731
+    return at(row, rows, height) * width + at(column, columns, width)

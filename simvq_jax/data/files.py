@@ -27,9 +27,7 @@ def split_files(root: Path) -> dict[str, list[Path]]:
         return {"train": list_images(root / "train"), "eval": list_images(eval_folder)}
     files = list_images(root)
     if len(files) == 1:
-        logging.log_first_n(
-            logging.WARNING, "%s is both trained and evaluated on: it is the only image.", 1, files[0]
-        )
+        logging.log_first_n(logging.WARNING, "%s is both trained and evaluated on: it is the only image.", 1, files[0])
         return {"train": files, "eval": files}
     kept = [file for index, file in enumerate(files) if index % HOLD_OUT_EVERY]
     return {"train": kept, "eval": files[::HOLD_OUT_EVERY]}

@@ -62,28 +62,13 @@ def decode_image(data: bytes | Path, max_pixels: int) -> np.ndarray:
         raise UnreadableImage(f"The image is damaged: {_sentence(error)}; replace or remove it.") from error
 
 
-def image_size(data: bytes | Path, max_pixels: int) -> tuple[int, int]:
-    """Return (height, width) of the picture that `decode_image` would return, from the header alone.
-
-    Raises:
-      UnreadableImage: the header is damaged, of no picture, or claims more than `max_pixels`.
-    """
-    image = _open(data, max_pixels)
-    width, height = image.size
-    # Pillow already reports a TIFF's size upright.
-    if image.format != "TIFF" and _orientation(image) >= 5:
-        width, height = height, width
-    return height, width
-
-
 def _open(data: bytes | Path, max_pixels: int) -> Image.Image:
     encoded = _file_bytes(data) if isinstance(data, Path) else data
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise UnreadableImage(
-            f"The {len(encoded)} bytes are not an image in any of {', '.join(FORMATS)}; "
-            "convert or remove the file."
+            f"The {len(encoded)} bytes are not an image in any of {', '.join(FORMATS)}; convert or remove the file."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImage(
@@ -91,9 +76,7 @@ def _open(data: bytes | Path, max_pixels: int) -> Image.Image:
             f"({_sentence(error)}); shrink it."
         ) from error
     except Exception as error:  # Pillow's plugins raise a dozen types on damaged files
-        raise UnreadableImage(
-            f"The image header is damaged: {_sentence(error)}; replace or remove it."
-        ) from error
+        raise UnreadableImage(f"The image header is damaged: {_sentence(error)}; replace or remove it.") from error
     width, height = image.size
     if width * height > max_pixels:
         raise UnreadableImage(
@@ -119,9 +102,7 @@ def _sentence(error: BaseException) -> str:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except (
-        Exception
-    ):  # damaged metadata does not make the pixels unreadable; such a picture is taken as upright
+    except Exception:  # damaged metadata does not make the pixels unreadable; such a picture is taken as upright
         return 1
 
 
@@ -138,8 +119,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 def _scale_integers(grey: np.ndarray) -> np.ndarray:
     if grey.min() < 0 or grey.max() > 65535:
         raise UnreadableImage(
-            f"The image holds integers from {grey.min()} to {grey.max()}, outside 0..65535; "
-            "convert it to 8 or 16 bits."
+            f"The image holds integers from {grey.min()} to {grey.max()}, outside 0..65535; convert it to 8 or 16 bits."
         )
     return ((grey + 128) // 257).astype(np.uint8)
 
@@ -148,8 +128,7 @@ def _scale_floats(grey: np.ndarray) -> np.ndarray:
     low, high = grey.min(), grey.max()
     if not (low >= 0 and high <= 1):  # written so that NaN is refused too
         raise UnreadableImage(
-            f"The image holds floats from {low} to {high}, outside [0, 1]; "
-            "scale it to [0, 1] or convert it to 8 bits."
+            f"The image holds floats from {low} to {high}, outside [0, 1]; scale it to [0, 1] or convert it to 8 bits."
         )
     return np.round(grey * 255).astype(np.uint8)
 

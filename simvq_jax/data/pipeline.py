@@ -6,7 +6,7 @@ randomness are drawn per global row, and a process reads only its own rows of ea
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
 import grain
@@ -39,7 +39,7 @@ def train_batches(
     process_index: int,
     process_count: int,
     threads: int,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Return this process's share of an endless, shuffled, deterministic stream of batches.
 
     Every epoch has its own order; a batch may span epochs. Work starts at the first `next`. The iterator is a
@@ -107,7 +107,7 @@ def _training_crop(
     return {"image": image}
 
 
-def eval_crops(source: ImageSource, *, size: int, resize_short: int, stride: int, limit: int) -> EvalCrops:
+def eval_crops(source: ImageSource, *, size: int, resize_short: int, per_picture: int, limit: int) -> EvalCrops:
     """Return the evaluation crops of a source, the same on every call, as a sequence decoded when read.
 
     Args:
@@ -115,17 +115,17 @@ def eval_crops(source: ImageSource, *, size: int, resize_short: int, stride: int
       size: pixels of the crop's side.
       resize_short: the short side is first resized to this many pixels, at least `size`; 0 keeps the
         picture's own resolution. A picture still smaller than the crop is enlarged to it.
-      stride: pixels between the crops of a grid from the top left corner, in every picture, row by row (an
-        edge strip narrower than the stride may stay uncovered); 0 for one centre crop a picture.
+      per_picture: crops of every picture: 1 for its centre, more for an even grid over it, overlapping where
+        there are many.
       limit: keep this many crops, evenly spaced over the whole list; 0 for all.
 
     Raises:
       ValueError: a number is out of its range, or there is nothing to evaluate on.
     """
     _check_geometry(size, resize_short)
-    _require(stride >= 0, f"The stride {stride} is negative; give 0 for centre crops or more for a grid.")
+    _require(per_picture >= 1, f"The crops a picture are {per_picture}; give 1 or more.")
     _require(limit >= 0, f"The limit {limit} is negative; give 0 for all crops or more for as many.")
-    return EvalCrops(source, size=size, resize_short=resize_short, stride=stride, limit=limit)
+    return EvalCrops(source, size=size, resize_short=resize_short, per_picture=per_picture, limit=limit)
 
 
 def eval_batches(
@@ -208,7 +208,7 @@ class _ProcessRows:
         return self._rows[step * self._batch_size + self._offset + row]
 
 
-def _read(rows: _Rows, rows_per_batch: int, start_step: int, threads: int) -> Iterator[Batch]:
+def _read(rows: _Rows, rows_per_batch: int, start_step: int, threads: int) -> Generator[Batch]:
     batches = grain.MapDataset.source(rows).batch(rows_per_batch)[start_step:]
     # One batch a thread and one ready: more would only delay the exit, which waits for batches under way.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
@@ -227,8 +227,7 @@ def _rows_per_process(batch_size: int, process_index: int, process_count: int, t
     )
     _require(
         batch_size >= 1 and batch_size % process_count == 0,
-        f"The batch size {batch_size} is no positive multiple of the {process_count} processes; "
-        "give one that is.",
+        f"The batch size {batch_size} is no positive multiple of the {process_count} processes; give one that is.",
     )
     return batch_size // process_count
 

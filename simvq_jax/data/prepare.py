@@ -7,14 +7,13 @@ small ones suits network file systems; on a local disk `folder:PICTURES` needs n
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from absl import app, flags
 
+from simvq_jax import cli
 from simvq_jax.data import images
 from simvq_jax.data.encoded import SkipLog
 from simvq_jax.data.files import split_files
@@ -94,46 +93,32 @@ def prepare_folder(folder: Path, name: str, data_dir: Path, max_pixels: int) -> 
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise ValueError(
-            f"The dataset name {name!r} is malformed; "
-            "use lower-case letters, digits and underscores, a letter first."
+            f"The dataset name {name!r} is malformed; use lower-case letters, digits and underscores, a letter first."
         )
     split_files(folder)
     data_dir.mkdir(parents=True, exist_ok=True)
     skipped = SkipLog(data_dir / f"{name}.skipped.tsv")
-    builder = FolderBuilder(
-        name=name, folder=folder, data_dir=data_dir, max_pixels=max_pixels, skipped=skipped
-    )
+    builder = FolderBuilder(name=name, folder=folder, data_dir=data_dir, max_pixels=max_pixels, skipped=skipped)
     if Path(builder.data_path).exists():
-        raise ValueError(
-            f"The dataset {name!r} is already in {data_dir}; delete {builder.data_path} or rename."
-        )
+        raise ValueError(f"The dataset {name!r} is already in {data_dir}; delete {builder.data_path} or rename.")
     builder.download_and_prepare()
     return skipped
 
 
-def main(argv: list[str]) -> int:
-    """Run from the command line; an error in the input prints its one sentence and returns 2."""
-    del argv
-    args = flags.FLAGS
-    try:
-        skipped = prepare_folder(
-            Path(args.folder).expanduser(), args.name, Path(args.data_dir).expanduser(), args.max_pixels
-        )
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"Prepared tfds:{args.name} in {args.data_dir}; unreadable files left out: {skipped.count}.")
-    return 0
-
-
-def _define_flags() -> None:
-    flags.DEFINE_string("folder", None, "Folder of images, with or without train and val subfolders.")
-    flags.DEFINE_string("name", None, "Name of the dataset: lower-case letters, digits and underscores.")
-    flags.DEFINE_string("data_dir", None, "Folder of prepared datasets to write to.")
-    flags.DEFINE_integer("max_pixels", 100_000_000, "Largest height x width accepted.")
-    flags.mark_flags_as_required(["folder", "name", "data_dir"])
+def main(folder: str, name: str, data_dir: str, max_pixels: int) -> None:
+    """Command line of `prepare_folder`."""
+    skipped = prepare_folder(Path(folder).expanduser(), name, Path(data_dir).expanduser(), max_pixels)
+    print(f"Prepared tfds:{name} in {data_dir}; unreadable files left out: {skipped.count}.")
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(main)
+    cli.run_main(
+        main,
+        {"folder": cli.REQUIRED, "name": cli.REQUIRED, "data_dir": cli.REQUIRED, "max_pixels": 100_000_000},
+        {
+            "folder": "folder of images, with or without train and val subfolders",
+            "name": "name of the dataset, of lower-case letters, digits and underscores",
+            "data_dir": "folder of prepared datasets to write to",
+            "max_pixels": "largest height x width accepted",
+        },
+    )

@@ -52,16 +52,11 @@ class PhotosSource:
         """Return picture `index`."""
         return self._items[index]
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Return (height, width) of picture `index`."""
-        height, width = self._items[index]["image"].shape[:2]
-        return height, width
-
 
 def _photo(name: str, split: str) -> Item:
     image = _bundled_photo(name)
     edge = image.shape[1] * 3 // 4
-    part = image[:, :edge] if split == "train" else image[:, edge - 1 :]
+    part = image[:, :edge] if split == "train" else image[:, edge:]
     return {"image": part, "key": Path(name).stem}
 
 
@@ -131,9 +126,7 @@ class TfdsSource(EncodedSource):
         builder = _prepared_builder(name, data_dir)
         examples = {part: info.num_examples for part, info in builder.info.splits.items()}
         self._split = _tfds_split(name, split, examples)
-        self._records = builder.as_data_source(
-            split=self._split, decoders={"image": tfds.decode.SkipDecoding()}
-        )
+        self._records = builder.as_data_source(split=self._split, decoders={"image": tfds.decode.SkipDecoding()})
 
     def __len__(self) -> int:
         return len(self._records)
@@ -177,8 +170,7 @@ def _prepared_builder(name: str, data_dir: str) -> Any:
 def _tfds_split(name: str, split: str, examples: dict[str, int]) -> str:
     if "train" not in examples:
         raise ValueError(
-            f"The dataset {name!r} has the splits {', '.join(examples)} and no 'train'; "
-            "choose one that has it."
+            f"The dataset {name!r} has the splits {', '.join(examples)} and no 'train'; choose one that has it."
         )
     held_out = next((part for part in ("validation", "test") if part in examples), None)
     if held_out:

@@ -33,9 +33,7 @@ class PatchGAN(nn.Module):
                 f"the discriminator got a {x.shape[1]}x{x.shape[2]} picture but {self.layers} layers need {smallest}"
                 f" pixels a side: raise data.size or lower discriminator.layers."
             )
-        x = conv(self.width, 4, stride=2, use_bias=True, dtype=self.dtype, kernel_init=KERNEL, name="conv0")(
-            x
-        )
+        x = conv(self.width, 4, stride=2, use_bias=True, dtype=self.dtype, kernel_init=KERNEL, name="conv0")(x)
         x = nn.leaky_relu(x, 0.2)
         for i in range(1, self.layers + 1):
             features = self.width * min(2**i, 8)

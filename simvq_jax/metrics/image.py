@@ -27,9 +27,7 @@ def ssim(x, y, *, window: int = 11, sigma: float = 1.5):
     x, y: (b, h, w, c) float in [-1, 1] -> (b,). Raises ValueError on pictures smaller than the window.
     """
     if min(x.shape[1:3]) < window:
-        raise ValueError(
-            f"SSIM got a {x.shape[1]}x{x.shape[2]} picture but its window needs {window} pixels a side."
-        )
+        raise ValueError(f"SSIM got a {x.shape[1]}x{x.shape[2]} picture but its window needs {window} pixels a side.")
     x, y = to_8_bit(x), to_8_bit(y)
     smooth = _gaussian_filter(window, sigma)
     mean_x, mean_y = smooth(x), smooth(y)

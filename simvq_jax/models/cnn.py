@@ -57,9 +57,7 @@ class Encoder(nn.Module):
             for i in range(self.residual_blocks):
                 x = block(features, self.norm_groups, self.dtype, name=f"down{level}_block{i}")(x)
             if level < len(self.multipliers) - 1:
-                x = conv(
-                    features, 3, stride=2, use_bias=True, dtype=self.dtype, name=f"down{level}_downsample"
-                )(x)
+                x = conv(features, 3, stride=2, use_bias=True, dtype=self.dtype, name=f"down{level}_downsample")(x)
         for i in range(self.residual_blocks):
             x = block(features, self.norm_groups, self.dtype, name=f"mid_block{i}")(x)
         x = nn.swish(group_norm(self.norm_groups, self.dtype, name="norm_out")(x))

@@ -10,9 +10,7 @@ import jax.numpy as jnp
 TORCH_KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def conv(
-    features: int, size: int, *, stride: int = 1, use_bias: bool, dtype, kernel_init=TORCH_KERNEL, name=None
-):
+def conv(features: int, size: int, *, stride: int = 1, use_bias: bool, dtype, kernel_init=TORCH_KERNEL, name=None):
     """Square convolution over NHWC, padded by (size - 1) // 2 on every side (so 3x3 and stride 2 differ from SAME)."""
     pad = (size - 1) // 2
     return nn.Conv(

@@ -5,7 +5,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from simvq_jax.models.cnn import Decoder, Encoder
 from simvq_jax.quantize import Quantized
+from simvq_jax.quantize.base import Quantizer
 
 
 @flax.struct.dataclass
@@ -22,9 +24,9 @@ class Tokenized:
 class Autoencoder(nn.Module):
     """A tokenizer's network: `decoder(quantizer(encoder(x)))`."""
 
-    encoder: nn.Module
-    quantizer: nn.Module
-    decoder: nn.Module
+    encoder: Encoder
+    quantizer: Quantizer
+    decoder: Decoder
 
     def __call__(self, x, mask=None, train: bool = False) -> Tokenized:
         """x: (b, h, w, 3) in [-1, 1]; mask: bool over the tokens, or None."""

@@ -125,9 +125,7 @@ class Quantizer(nn.Module):
             self._advance_stats(counts)
         losses = {
             "commitment": mean_square(tokens - jax.lax.stop_gradient(q), weight),
-            "codebook": self.codebook_loss_value(
-                jax.lax.stop_gradient(tokens), q, indices, weight, counts, train
-            ),
+            "codebook": self.codebook_loss_value(jax.lax.stop_gradient(tokens), q, indices, weight, counts, train),
         }
         on_commitment, on_codebook = (1.0, self.beta) if self.legacy else (self.beta, 1.0)
         loss = on_commitment * losses["commitment"] + on_codebook * losses["codebook"]
@@ -154,9 +152,7 @@ class Quantizer(nn.Module):
         if mask is None:
             return jnp.ones(z.shape[:-1], jnp.float32)
         if mask.shape != z.shape[:-1]:
-            raise ValueError(
-                f"mask has shape {mask.shape} but the tokens have {z.shape[:-1]}: make them equal."
-            )
+            raise ValueError(f"mask has shape {mask.shape} but the tokens have {z.shape[:-1]}: make them equal.")
         return mask.astype(jnp.float32)
 
     def _advance_stats(self, counts):

@@ -156,9 +156,7 @@ def _rescan(u, codes: Codes, pairs, undecided):
         runner_up, _ = _pop_max(scores)
         return start + RESCAN, pairs.at[chosen].set(jnp.sort(jnp.stack([best, runner_up], axis=-1), axis=-1))
 
-    return jax.lax.while_loop(lambda carry: carry[0] < count, scan_some, (jnp.zeros((), count.dtype), pairs))[
-        1
-    ]
+    return jax.lax.while_loop(lambda carry: carry[0] < count, scan_some, (jnp.zeros((), count.dtype), pairs))[1]
 
 
 def _closest(z, codes: Codes, pairs, weight, bias):

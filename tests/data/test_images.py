@@ -137,7 +137,6 @@ def test_orientation_is_applied(file_format, orientation):
     turns = {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}[orientation]  # quarter turns to the left
     decoded = images.decode_image(data, LIMIT)
     np.testing.assert_array_equal(decoded, np.rot90(mirrored, turns))
-    assert images.image_size(data, LIMIT) == decoded.shape[:2]
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
@@ -162,9 +161,8 @@ def test_corrupt():
 
 @pytest.mark.parametrize("side", [1001, 10_000, 100_000])
 def test_enormous_is_refused_on_its_header(side):
-    for read in (images.decode_image, images.image_size):
-        with pytest.raises(images.UnreadableImage, match="over the limit of max_pixels=1000000"):
-            read(png_header(side, side), LIMIT)
+    with pytest.raises(images.UnreadableImage, match="over the limit of max_pixels=1000000"):
+        images.decode_image(png_header(side, side), LIMIT)
 
 
 def test_missing_path():
@@ -173,9 +171,7 @@ def test_missing_path():
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    height=st.integers(1, 60), width=st.integers(1, 60), size=st.integers(1, 48), seed=st.integers(0, 2**32)
-)
+@given(height=st.integers(1, 60), width=st.integers(1, 60), size=st.integers(1, 48), seed=st.integers(0, 2**32))
 def test_crops_have_their_shape(height, width, size, seed):
     image, rng = noise(height, width), np.random.default_rng(seed)
     crops = [
@@ -202,8 +198,7 @@ def test_crops_are_parts_of_the_picture():
     windows = np.lib.stride_tricks.sliding_window_view(image, (5, 5, 3))[:, :, 0].reshape(-1, 5, 5, 3)
     rng = np.random.default_rng(0)
     found = {
-        int(np.flatnonzero((windows == images.random_crop(image, 5, rng)).all(axis=(1, 2, 3)))[0])
-        for _ in range(400)
+        int(np.flatnonzero((windows == images.random_crop(image, 5, rng)).all(axis=(1, 2, 3)))[0]) for _ in range(400)
     }
     assert found == set(range(len(windows)))  # every place occurs, corners included
 

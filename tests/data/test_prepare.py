@@ -19,9 +19,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def open_tfds(name, split, data_dir):
-    return sources.open_source(
-        f"tfds:{name}", split, data_dir=str(data_dir), max_pixels=LIMIT, skipped=SkipLog(None)
-    )
+    return sources.open_source(f"tfds:{name}", split, data_dir=str(data_dir), max_pixels=LIMIT, skipped=SkipLog(None))
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +53,12 @@ def prepared(pictures, tmp_path_factory):
 def test_a_prepared_folder_reads_back_as_the_folder_itself(pictures, prepared):
     for split in ("train", "eval"):
         folder = sources.open_source(f"folder:{pictures}", split, max_pixels=LIMIT, skipped=SkipLog(None))
-        expected = {
-            item["key"]: item["image"] for index in range(len(folder)) if (item := folder.read(index))
-        }
+        expected = {item["key"]: item["image"] for index in range(len(folder)) if (item := folder.read(index))}
         dataset = open_tfds("my_pictures", split, prepared)
         assert len(dataset) == len(expected)
         for index in range(len(dataset)):
             item = dataset[index]
             np.testing.assert_array_equal(item["image"], expected.pop(item["key"]))
-            assert dataset.size(index) == item["image"].shape[:2]
         assert not expected
 
 
@@ -104,11 +99,9 @@ def test_a_split_without_a_readable_image_is_refused(tmp_path):
 
 
 def test_the_command_line_prints_one_sentence(tmp_path):
-    done = run(
-        "-m", "simvq_jax.data.prepare", f"--folder={tmp_path}/none", "--name=a", f"--data_dir={tmp_path}"
-    )
+    done = run("-m", "simvq_jax.data.prepare", f"--folder={tmp_path}/none", "--name=a", f"--data_dir={tmp_path}")
     assert done.returncode == 2
-    assert done.stderr == f"{tmp_path}/none is not a folder; give the path of an existing folder of images.\n"
+    assert done.stderr == f"error: {tmp_path}/none is not a folder; give the path of an existing folder of images.\n"
 
 
 @pytest.mark.parametrize("name", ["no_such_dataset", "not a name", "my_pictures:9.9.9"])

@@ -58,9 +58,7 @@ def test_distance_is_the_official_one(params: dict, images: tuple, reference: di
 
 
 def test_features_are_the_official_ones(params: dict, images: tuple, reference: dict) -> None:
-    shift, scale = (
-        np.float32(v).reshape(1, 1, 1, 3) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450))
-    )
+    shift, scale = (np.float32(v).reshape(1, 1, 1, 3) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
     features = jax.jit(VGG16Features().apply)({"params": params["vgg"]}, (images[0] - shift) / scale)
     assert list(reference["vgg_feat_keys"]) == ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
     assert [feature.shape for feature in features] == [

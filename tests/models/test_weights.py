@@ -298,8 +298,6 @@ def test_sha256(tmp_path: Path) -> None:
 def test_select_lists_every_fault_together() -> None:
     weights = {"a": np.ones(2), "b": np.ones(3), "c": np.ones(1)}
     assert list(select_weights(weights, {"c": (1,), "a": (2,)}, "The weights")) == ["c", "a"]
-    with pytest.raises(
-        WeightFileError, match=r"d \(4,\) is missing, a is \(2,\) instead of \(5,\)"
-    ) as faults:
+    with pytest.raises(WeightFileError, match=r"d \(4,\) is missing, a is \(2,\) instead of \(5,\)") as faults:
         select_weights(weights, {"a": (5,), "b": (3,), "d": (4,)}, "The weights")
     one_sentence(faults.value)

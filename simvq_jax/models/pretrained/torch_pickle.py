@@ -57,9 +57,7 @@ class _Storage(_Inert):
     def fill(self, raw: bytes) -> None:
         need = self.numel * itemsize(self.dtype)
         if len(raw) < need:
-            raise WeightFileError(
-                f"has {len(raw)} bytes for {need} of a storage; it is cut off: fetch it again."
-            )
+            raise WeightFileError(f"has {len(raw)} bytes for {need} of a storage; it is cut off: fetch it again.")
         self.data = decode(raw, self.dtype, self.numel)
 
 
@@ -140,9 +138,7 @@ _TYPES: dict[str, type] = {
     "torch.nn.parameter.Parameter": _EarlyParameter,
     **{f"torch.{kind}Tensor": _EarlyTensor for kind in _DTYPES},
 }
-_STORAGES = {
-    f"{module}.{kind}Storage": dtype for kind, dtype in _DTYPES.items() for module in ("torch", "torch.cuda")
-}
+_STORAGES = {f"{module}.{kind}Storage": dtype for kind, dtype in _DTYPES.items() for module in ("torch", "torch.cuda")}
 
 
 @dataclass(frozen=True)
@@ -178,9 +174,7 @@ class _Unpickler(pickle.Unpickler):
         """The storage of `("storage", class, key, device, numel[, view])`, the same one for the same key."""
         tag, kind, key, _, numel, *view = pid
         if tag != "storage" or any(view):
-            raise WeightFileError(
-                f"refers to a {tag!r} or a storage view; save a state_dict of tensors instead."
-            )
+            raise WeightFileError(f"refers to a {tag!r} or a storage view; save a state_dict of tensors instead.")
         wanted = _Storage(_STORAGES[kind.name], operator.index(numel))
         found = self.storages.setdefault(key, wanted)
         if (found.dtype, found.numel) != (wanted.dtype, wanted.numel) or wanted.numel < 0:

@@ -45,9 +45,7 @@ class VGG16Features(nn.Module):
             ValueError: a side is shorter than 16 pixels.
         """
         if min(x.shape[1:3]) < MIN_SIDE:
-            raise ValueError(
-                f"VGG16 got images of shape {x.shape}, the shortest side is {MIN_SIDE}; enlarge them."
-            )
+            raise ValueError(f"VGG16 got images of shape {x.shape}, the shortest side is {MIN_SIDE}; enlarge them.")
         maps = []
         for block, (convs, width) in enumerate(zip(_CONVS, WIDTHS, strict=True), start=1):
             if block > 1:

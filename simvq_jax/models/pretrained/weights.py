@@ -105,9 +105,7 @@ def read_published(path: str | Path, published: Published, *, verify: bool = Tru
     return read_weights(path)
 
 
-def select_weights(
-    weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], name: str
-) -> Weights:
+def select_weights(weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], name: str) -> Weights:
     """The tensors that `shapes` names, in its order; what it does not name is left aside.
 
     Args:
@@ -125,9 +123,7 @@ def select_weights(
         if key in weights and weights[key].shape != shape
     ]
     if faults:
-        raise WeightFileError(
-            f"{name} do not fit: {', '.join(faults)}; give the weights of this very network."
-        )
+        raise WeightFileError(f"{name} do not fit: {', '.join(faults)}; give the weights of this very network.")
     return {key: weights[key] for key in shapes}
 
 
@@ -150,9 +146,7 @@ def _flat(tree: Any, key: str | None) -> Weights:
             raise WeightFileError(f"has no entry {key!r}; give one of its own ({entries}).")
         tree = tree[key]
     if not isinstance(tree, dict):
-        raise WeightFileError(
-            f"holds a {type(tree).__name__} instead of a dict of tensors; save a state_dict."
-        )
+        raise WeightFileError(f"holds a {type(tree).__name__} instead of a dict of tensors; save a state_dict.")
     others = [name for name, value in tree.items() if not isinstance(value, Tensor)]
     if others:
         nested = [name for name in others if key is None and isinstance(tree[name], dict)]
@@ -170,9 +164,7 @@ def _read_npz(path: Path) -> Weights:
         weights = {name: archive[name] for name in archive.files}
     for name, array in weights.items():
         if array.dtype.kind not in "biuf":
-            raise WeightFileError(
-                f"holds {name!r} of dtype {array.dtype}; save bool, int or float (not bfloat16)."
-            )
+            raise WeightFileError(f"holds {name!r} of dtype {array.dtype}; save bool, int or float (not bfloat16).")
     return weights
 
 
@@ -180,21 +172,15 @@ def _read_safetensors(path: Path) -> Weights:
     raw = memoryview(path.read_bytes())
     (length,) = struct.unpack_from("<Q", raw)
     if length > len(raw) - 8:
-        raise WeightFileError(
-            f"has {len(raw)} bytes but a header of {length}; it is cut off: fetch it again."
-        )
+        raise WeightFileError(f"has {len(raw)} bytes but a header of {length}; it is cut off: fetch it again.")
     header = json.loads(bytes(raw[8 : 8 + length]))
     header.pop("__metadata__", None)
     return {name: _safetensor(raw[8 + length :], name, **entry) for name, entry in header.items()}
 
 
-def _safetensor(
-    body: memoryview, name: str, *, dtype: str, shape: list[int], data_offsets: list[int]
-) -> np.ndarray:
+def _safetensor(body: memoryview, name: str, *, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
     if dtype not in _SAFETENSORS:
-        raise WeightFileError(
-            f"holds {name!r} of dtype {dtype}; convert it to one of {', '.join(_SAFETENSORS)}."
-        )
+        raise WeightFileError(f"holds {name!r} of dtype {dtype}; convert it to one of {', '.join(_SAFETENSORS)}.")
     begin, end = data_offsets
     count = math.prod(shape)
     fits = 0 <= begin <= end <= len(body) and end - begin == count * itemsize(_SAFETENSORS[dtype])

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Makes .venv and installs the package into it; does nothing where that is done already.
+#
+#   source launch/setup.sh [extra]     extra: dev, gpu, tpu, tf (see pyproject.toml)
+#
+# Sets PYTHON to the environment's interpreter. PYTHON_BASE chooses the Python to start from (3.11 or newer).
+set -euo pipefail
+
+extra="${1:-}"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+PYTHON="$root/.venv/bin/python"
+
+find_base() {
+  local candidate
+  for candidate in ${PYTHON_BASE:-} python3 python3.13 python3.12 python3.11 python; do
+    if command -v "$candidate" > /dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: no Python of version 3.11 or newer is on the PATH: install one, or name it in PYTHON_BASE." >&2
+  return 1
+}
+
+# What was installed, so that a second call knows at once that nothing is left to do.
+wanted="$(cat "$root/requirements.txt" "$root/pyproject.toml" | cksum) $root"
+stamp="$root/.venv/installed${extra:+-$extra}"
+
+if [ ! -x "$PYTHON" ] || [ "$(cat "$stamp" 2> /dev/null)" != "$wanted" ]; then
+  base="$(find_base)"
+  echo "setup: installing into .venv (once; about a minute)" >&2
+  if [ ! -x "$PYTHON" ]; then
+    rm -rf "$root/.venv"
+    "$base" -m venv "$root/.venv" || {
+      echo "error: '$base -m venv' failed: install the venv module (on Debian: apt install python3-venv)." >&2
+      exit 1
+    }
+  fi
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}"
+  echo "$wanted" > "$stamp"
+fi

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Lints, checks types and runs the tests. Arguments go to pytest.
+#
+#   bash launch/test.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/setup.sh dev
+
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+"$PYTHON" -m mypy
+"$PYTHON" -m pytest "$@"

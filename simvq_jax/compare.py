@@ -1,0 +1,57 @@
+"""A table of evaluated runs side by side: `python -m simvq_jax.compare --runs=runs/a,runs/b`."""
+
+import json
+from pathlib import Path
+
+from simvq_jax import cli
+from simvq_jax.build import read_config
+from simvq_jax.drawing.curves import read_metrics
+
+COLUMNS = (
+    ("eval/codebook_utilization", "in use, held out", "{:.1%}"),
+    ("eval/codebook_perplexity", "perplexity", "{:,.0f}"),
+    ("eval/psnr", "PSNR (dB)", "{:.2f}"),
+    ("eval/ssim", "SSIM", "{:.4f}"),
+    ("eval/lpips", "LPIPS", "{:.4f}"),
+    ("train/codebook_utilization", "in use, training", "{:.1%}"),
+    ("eval/tokens", "held-out tokens", "{:,.0f}"),
+)
+
+
+def compare(runs: list[Path]) -> str:
+    """Markdown table, a row a run. Raises FileNotFoundError for a run that was not evaluated."""
+    figures = [_figures(run) for run in runs]
+    columns = [column for column in COLUMNS if any(column[0] in row for row in figures)]
+    header = ["run", "method", "K", *[title for _, title, _ in columns]]
+    rows = [
+        [
+            run.name,
+            row["method"],
+            row["K"],
+            *[form.format(row[key]) if key in row else "-" for key, _, form in columns],
+        ]
+        for run, row in zip(runs, figures, strict=True)
+    ]
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+
+
+def _figures(run: Path) -> dict:
+    config = read_config(run)
+    path = run / "evaluation.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: run python -m simvq_jax.evaluate --run={run} first.")
+    numbers = read_metrics(run).numbers
+    training = {name: by_step[max(by_step)] for name, by_step in numbers.items() if name.startswith("train/")}
+    named = {"method": config.quantizer.kind, "K": f"{config.quantizer.codebook_size:,}"}
+    return training | json.loads(path.read_text(encoding="utf-8")) | named
+
+
+def main(runs: str) -> None:
+    """Prints the table."""
+    print(compare([Path(run) for run in runs.split(",") if run]))
+
+
+if __name__ == "__main__":
+    cli.run_main(main, {"runs": cli.REQUIRED}, {"runs": "evaluated run folders, separated by commas"})
