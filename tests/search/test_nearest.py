@@ -1,0 +1,224 @@
+"""Exactness against float64 brute force, hard inputs, and the compiled program on eight devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
+
+from simvq_jax.mesh import make_mesh
+from simvq_jax.search import blockwise, nearest_allowed_code, nearest_code
+
+
+def random_problem(seed, n, k, d, d_basis=None):
+    """Tokens, codes and transform; numpy float32."""
+    rng = np.random.default_rng(seed)
+    d_basis = d_basis or d
+    z = rng.normal(size=(n, d)).astype(np.float32)
+    codebook = (rng.normal(size=(k, d_basis)) * d_basis**-0.5).astype(np.float32)
+    weight = (rng.normal(size=(d_basis, d)) * 0.5).astype(np.float32)
+    bias = rng.normal(size=(d,)).astype(np.float32)
+    return z, codebook, (weight, bias)
+
+
+def brute_force(z, codebook, transform=None):
+    """Squared distances in float64: (N, K)."""
+    q = codebook.astype(np.float64)
+    if transform is not None:
+        q = q @ transform[0].astype(np.float64) + transform[1].astype(np.float64)
+    return np.stack([((token - q) ** 2).sum(-1) for token in z.astype(np.float64)])
+
+
+def assert_exact(z, codebook, transform=None, slack=2e-6):
+    """The found code is the nearest, or nearer than rounding can tell."""
+    indices, sq_distance = nearest_code(z, codebook, transform)
+    distances = brute_force(np.asarray(z), codebook, transform)
+    found = distances[np.arange(len(z)), indices]
+    size = (np.asarray(z, np.float64) ** 2).sum(-1) + distances.min(1)
+    regret = found - distances.min(1)
+    assert (regret <= slack * size + 1e-300).all(), regret.max()
+    clear = np.sort(distances, 1)[:, 1] - distances.min(1) > slack * size if distances.shape[1] > 1 else None
+    if clear is not None:
+        np.testing.assert_array_equal(np.asarray(indices)[clear], distances.argmin(1)[clear])
+    np.testing.assert_allclose(sq_distance, found, rtol=2e-4, atol=1e-5 * size.max())
+
+
+@pytest.mark.parametrize("d", [1, 8, 64, 130])
+@pytest.mark.parametrize("k", [1, 63, 64, 65, 1000, 9000])
+def test_equals_brute_force(k, d):
+    z, codebook, transform = random_problem(k + d, 37, k, d)
+    assert_exact(z, codebook)
+    assert_exact(z, codebook, transform)
+
+
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(1, 40), k=st.integers(1, 300), d=st.integers(1, 12), d_basis=st.integers(1, 12))
+def test_any_shape(n, k, d, d_basis):
+    z, codebook, transform = random_problem(n * k, n, k, d, d_basis)
+    assert_exact(z, codebook, transform, slack=1e-5)
+
+
+def test_any_leading_shape_and_no_bias():
+    z, codebook, (weight, _) = random_problem(0, 24, 50, 6)
+    flat, _ = nearest_code(z, codebook, (weight, None))
+    shaped, sq_distance = nearest_code(z.reshape(2, 3, 4, 6), codebook, (weight, None))
+    np.testing.assert_array_equal(shaped.reshape(-1), flat)
+    assert shaped.shape == sq_distance.shape == (2, 3, 4) and shaped.dtype == jnp.int32
+    single, _ = nearest_code(z[0], codebook, (weight, None))
+    assert single.shape == () and single == flat[0]
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e15])
+def test_scales(scale):
+    z, codebook, _ = random_problem(3, 50, 500, 16)
+    indices, _ = nearest_code(z * np.float32(scale), codebook * np.float32(scale))
+    np.testing.assert_array_equal(indices, brute_force(z, codebook).argmin(1))
+
+
+def test_a_shared_offset_is_taken_off_by_the_bias():
+    z, codebook, (weight, bias) = random_problem(4, 50, 500, 16)
+    assert_exact(z + 1000, codebook, (weight, bias + 1000), slack=1e-9)
+
+
+def test_the_lowest_index_wins_ties():
+    z, codebook, transform = random_problem(5, 64, 40, 8)
+    copies = np.tile(codebook, (25, 1))  # 1,000 codes, each 25 times, far more groups than are re-ranked
+    indices, _ = nearest_code(z, copies, transform)
+    np.testing.assert_array_equal(indices, brute_force(z, codebook, transform).argmin(1))
+
+
+def test_all_codes_equal():
+    indices, _ = nearest_code(np.ones((20, 4), np.float32), np.full((700, 4), 0.3, np.float32))
+    np.testing.assert_array_equal(indices, 0)
+
+
+def test_a_transform_of_rank_one():
+    z, codebook, _ = random_problem(6, 64, 2000, 8)
+    weight = np.outer(np.arange(1, 9), np.ones(8)).astype(np.float32) / 8
+    assert_exact(z, codebook, (weight, np.zeros(8, np.float32)), slack=1e-5)
+
+
+def test_tokens_that_are_not_finite_get_index_zero_and_disturb_no_other():
+    z, codebook, transform = random_problem(7, 30, 3000, 8)
+    expected, _ = nearest_code(z, codebook, transform)
+    broken = z.copy()
+    broken[3, 2], broken[11, 0], broken[12, 1] = np.nan, np.inf, -np.inf
+    indices, sq_distance = nearest_code(broken, codebook, transform)
+    bad = [3, 11, 12]
+    np.testing.assert_array_equal(np.asarray(indices)[bad], 0)
+    assert np.isnan(np.asarray(sq_distance)[bad]).all()
+    np.testing.assert_array_equal(np.delete(indices, bad), np.delete(expected, bad))
+
+
+def test_tokens_beyond_the_bound_are_scored_against_every_code(monkeypatch):
+    """With a bound that admits every group, all tokens take the full scan, to the same answer."""
+    z, codebook, transform = random_problem(8, 50, 1500, 8)
+    expected, _ = nearest_code(z, codebook, transform)
+    everything = lambda u, codes: (  # noqa: E731
+        jnp.zeros(u.shape[0], jnp.int32),
+        jnp.ones(u.shape[0], jnp.int32),
+        jnp.ones(u.shape[0], bool),
+    )
+    monkeypatch.setattr(blockwise, "_best_groups", everything)
+    indices, _ = nearest_code(z, codebook, transform)
+    np.testing.assert_array_equal(indices, expected)
+
+
+def test_block_and_tile_sizes_do_not_change_the_answer(monkeypatch):
+    z, codebook, transform = random_problem(9, 300, 3000, 16)
+    expected = nearest_code(z, codebook, transform)
+    monkeypatch.setattr(blockwise, "BLOCK", 256)
+    monkeypatch.setattr(blockwise, "MAX_TILE", 32)
+    for got, want in zip(nearest_code(z, codebook, transform), expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_only_allowed_codes_win():
+    z, codebook, transform = random_problem(10, 40, 500, 8)
+    allowed = np.random.default_rng(0).random(500) < 0.1
+    indices, _ = nearest_allowed_code(z, codebook, allowed, transform)
+    distances = np.where(allowed, brute_force(z, codebook, transform), np.inf)
+    np.testing.assert_array_equal(indices, distances.argmin(1))
+    none, _ = nearest_allowed_code(z, codebook, np.zeros(500, bool), transform)
+    np.testing.assert_array_equal(none, 0)
+
+
+def test_under_jit_vmap_and_grad():
+    z, codebook, transform = random_problem(11, 24, 200, 8)
+    expected, _ = nearest_code(z, codebook, transform)
+    batched = jax.jit(jax.vmap(lambda z: nearest_code(z, codebook, transform)[0]))(z.reshape(4, 6, 8))
+    np.testing.assert_array_equal(batched.reshape(-1), expected)
+    gradient = jax.grad(lambda z: nearest_code(z, codebook, transform)[1].sum())(jnp.asarray(z))
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_bfloat16_tokens_are_compared_in_float32():
+    z, codebook, transform = random_problem(12, 40, 500, 8)
+    z = jnp.asarray(z, jnp.bfloat16)
+    indices, _ = nearest_code(z, codebook, transform)
+    expected = brute_force(np.asarray(z, np.float32), codebook, transform).argmin(1)
+    np.testing.assert_array_equal(indices, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((np.zeros((4, 3)), np.zeros((5, 2))), "z has last axis 3 but the codes have 2"),
+        ((np.zeros((4, 3)), np.zeros((0, 3))), r"codebook has shape \(0, 3\)"),
+        ((np.zeros((4, 3)), np.zeros((5, 2)), (np.zeros((3, 3)), None)), r"must be \(basis_dim, d\) = \(2, 3\)"),
+        ((np.zeros((4, 3)), np.zeros((5, 3)), (np.zeros((3, 3)), np.zeros(2))), r"b has shape \(2,\)"),
+    ],
+)
+def test_shapes_that_do_not_fit(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        nearest_code(*arguments)
+
+
+def test_an_unknown_backend():
+    with pytest.raises(ValueError, match="'cuda' but must be one of"):
+        nearest_code(np.zeros((1, 2)), np.zeros((1, 2)), backend="cuda")
+
+
+def compiled_search(devices_in_mesh, n, k, d):
+    """The search compiled for tokens split over the mesh."""
+    z, codebook, transform = random_problem(13, n, k, d)
+    if devices_in_mesh == 1:
+        return z, jax.jit(nearest_code).lower(z, codebook, transform).compile()
+    mesh = make_mesh()
+    with jax.set_mesh(mesh):
+        split = jax.device_put(z, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+        whole = jax.device_put((codebook, transform), NamedSharding(mesh, PartitionSpec()))
+        return split, jax.jit(nearest_code).lower(split, *whole).compile()
+
+
+def test_eight_devices_share_the_work_and_gather_nothing():
+    """Each device scores its own eighth of the tokens; no token and no score crosses the wire."""
+    n, k, d = 4096, 2048, 16
+    _, alone = compiled_search(1, n, k, d)
+    _, shared = compiled_search(8, n, k, d)
+    text = shared.as_text()
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert f" {collective}" not in text, collective
+    assert f"f32[{n},{d}]" not in text, "all tokens stand on one device"
+    assert f"f32[{n // 8},{d}]" in text
+    # A while body is counted once whatever its trip count, so tiles must be counted with it. The norms of the codes
+    # are every device's own work, hence the 5%.
+    assert tile_flops(shared, n // 8) <= 1.05 * tile_flops(alone, n) / 8
+
+
+def tile_flops(compiled, n):
+    tile = min(n, blockwise.MAX_TILE)
+    return compiled.cost_analysis()["flops"] * (n // tile)
+
+
+def test_eight_devices_give_the_answer_of_one():
+    n, k, d = 803, 1000, 16  # no multiple of eight
+    z, codebook, transform = random_problem(14, n, k, d)
+    expected = nearest_code(z, codebook, transform)
+    mesh = make_mesh(data=4, fsdp=2)
+    with jax.set_mesh(mesh):
+        got = jax.jit(nearest_code)(z, codebook, transform)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
