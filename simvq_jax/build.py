@@ -25,6 +25,11 @@ from simvq_jax.step import LossWeights, Networks, Optimizers
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+def compute_dtype(config):
+    """The dtype that `dtype` names."""
+    return DTYPES[one_of("dtype", config.dtype, DTYPES)]
+
+
 def one_of(key: str, value: str, choices) -> str:
     """The value, or ValueError naming the key and its choices."""
     if value not in choices:
@@ -34,7 +39,7 @@ def one_of(key: str, value: str, choices) -> str:
 
 def build_autoencoder(config) -> Autoencoder:
     """The tokenizer's network. Raises ValueError on values that cannot be."""
-    model, dtype = config.model, DTYPES[one_of("dtype", config.dtype, DTYPES)]
+    model, dtype = config.model, compute_dtype(config)
     if model.residual_blocks < 1 or len(model.multipliers) < 1:
         raise ValueError(
             f"model.residual_blocks is {model.residual_blocks} and model.multipliers {tuple(model.multipliers)}:"
@@ -82,7 +87,7 @@ def build_networks(config) -> Networks:
     """Autoencoder, and PatchGAN where the config enables it."""
     discriminator = None
     if config.discriminator.enabled:
-        discriminator = PatchGAN(config.discriminator.width, config.discriminator.layers, DTYPES[config.dtype])
+        discriminator = PatchGAN(config.discriminator.width, config.discriminator.layers, compute_dtype(config))
     return Networks(build_autoencoder(config), discriminator)
 
 

@@ -180,11 +180,11 @@ def make_train_step(
                 discriminator=advance(optimizers.discriminator, state.discriminator, discriminator_grads),
                 lecam=lecam_update(state.lecam, logits["real"], logits["fake"]),
             )
-            figures["discriminator_grad_norm"] = optax.global_norm(discriminator_grads)
+            figures["discriminator_grad_norm"] = optax.tree.norm(discriminator_grads)
         moved = replace(moved, ema=optax.incremental_update(moved.generator.params, state.ema, 1.0 - ema_decay))
 
-        figures["grad_norm"] = optax.global_norm(generator_grads)
-        figures["transform_grad_norm"] = optax.global_norm(transform_of(generator_grads))
+        figures["grad_norm"] = optax.tree.norm(generator_grads)
+        figures["transform_grad_norm"] = optax.tree.norm(transform_of(generator_grads))
         ok = jnp.isfinite(sum(figures.values()))
         state = keep_if(ok, moved, state)
         usage = state.codebook_stats["quantizer"]

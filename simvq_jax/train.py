@@ -86,9 +86,13 @@ def check_intervals(config) -> None:
 
 
 def claim_run(config, workdir: Path) -> None:
-    """Writes config.json of a new run, or checks that the folder's run is of the same config."""
+    """Writes config.json of a new run, or checks that the folder's run is of the same config.
+
+    A run without a checkpoint has nothing to lose and is replaced.
+    """
     path = workdir / "config.json"
-    if path.exists():
+    begun = (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir())
+    if begun and path.exists():
         started, now = cli.flatten(build.read_config(workdir)), cli.flatten(config)
         differing = [key for key in sorted({*started, *now}) if started.get(key) != now.get(key)]
         blocking = [k for k in differing if k not in MAY_CHANGE and not k.startswith(MAY_CHANGE_UNDER)]
@@ -97,7 +101,7 @@ def claim_run(config, workdir: Path) -> None:
             raise ValueError(
                 f"{workdir} holds a run of another config ({changes}): give another --workdir, or the same values."
             )
-    elif workdir.is_dir() and any((workdir / "checkpoints").glob("*")):
+    elif begun:
         raise ValueError(f"{workdir} holds checkpoints but no config.json: restore it, or give another --workdir.")
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -117,7 +121,11 @@ def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh)
         lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
     )
     restored = checkpoints.restore(template)
-    return jax.jit(init, out_shardings=shardings)(key) if restored is None else restored
+    if restored is not None:
+        return restored
+    # A program that runs once: optimising its many random draws would take ten times longer than it saves.
+    quick = {"xla_backend_optimization_level": 0}
+    return jax.jit(init, out_shardings=shardings, compiler_options=quick)(key)
 
 
 def compile_step(train_step, state: TrainState, mesh):
@@ -135,40 +143,35 @@ def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkp
     """The single train loop. Step n is dispatched before the figures of n - 1 are read, so the device never waits."""
     start, last = int(state.step), min(stop_at or config.steps, config.steps)
     skipped = SkipLog(workdir / "skipped_files.txt")
-    writer = make_writer(workdir, start)
-    observe = Observer(config, workdir, mesh, networks, perceptual, writer, skipped)
-    batches = build.build_train_batches(config, skipped, start)
-    stop = StopRequest()
-    if start == 0:
-        observe.evaluation(state, 0)
-    observe.begin(start, last)
-    pending = None
-    step = start
-    with stop, contextlib.closing(batches):
-        while step < last and not stop.requested:
+    with (
+        contextlib.closing(make_writer(workdir, start)) as writer,
+        contextlib.closing(build.build_train_batches(config, skipped, start)) as batches,
+        StopRequest() as stop,
+    ):
+        observe = Observer(config, workdir, mesh, networks, perceptual, writer, skipped)
+        observe.begin(state, start, last)
+        step, pending = start, None
+        while step < last:
             batch = place_batch(next(batches), mesh)
             state, metrics = step_fn(state, batch["image"], perceptual)
             step += 1
             if pending is not None:
                 observe.step(*pending)
             pending = (step, metrics)
-            at_end = step == last or stop.requested
+            if stop.requested:
+                last = step
+            due_checkpoint = step % config.checkpoint_every == 0 or step == last
             due_evaluation = step % config.eval_every == 0 or step == config.steps
-            due_checkpoint = step % config.checkpoint_every == 0 or at_end
             if due_evaluation or due_checkpoint:
                 observe.step(*pending)
                 pending = None
             if due_evaluation:
                 observe.evaluation(state, step)
             if due_checkpoint:
-                writer.flush()
+                writer.flush()  # rows up to a checkpoint are never lost: a resume does not write them again
                 checkpoints.save(state, step)
-        if pending is not None:
-            observe.step(*pending)
-            checkpoints.save(state, step)
-    checkpoints.wait()
-    writer.close()
-    observe.end(step, stop.requested)
+        checkpoints.wait()
+    observe.end(step)
     return state
 
 
@@ -205,12 +208,16 @@ class Observer:
         self._eval_data = build.EvalData(config, skipped)
         self._schedules = build.build_schedules(config)
         self._window: list[dict] = []
+        self._since, self._examples = 0.0, 0
 
-    def begin(self, start: int, last: int) -> None:
+    def begin(self, state: TrainState, start: int, last: int) -> None:
+        """Announces the run; a new one is evaluated before its first step."""
         self._progress = Progress(self._workdir.name, start, self._config.steps)
         verb = f"resuming at step {start}" if start else "training"
         devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
         self._progress.note(f"{self._workdir}: {verb}, to step {last}, on {devices}")
+        if start == 0:
+            self.evaluation(state, 0)
         self._since, self._examples = time.monotonic(), 0
 
     def step(self, step: int, metrics) -> None:
@@ -248,7 +255,7 @@ class Observer:
 
     def evaluation(self, state: TrainState, step: int) -> Evaluation:
         """Evaluates the EMA weights; writes figures, W's spectrum and pictures."""
-        paused = time.monotonic()
+        began = time.monotonic()
         variables = {"params": state.ema, "codebook": state.codebook}
         result = evaluate(
             self._autoencoder,
@@ -263,12 +270,12 @@ class Observer:
             self._writer.write_histograms(step, {"eval/transform_singular_values": result.singular_values})
         pairs = picture_grid([result.originals[:8], result.reconstructions[:8]])
         self._writer.write_images(step, {"eval/original_over_reconstruction": pairs[..., :3]})
-        if hasattr(self, "_since"):
-            self._since += time.monotonic() - paused
+        self._since += time.monotonic() - began  # throughput is that of training alone
         return result
 
-    def end(self, step: int, interrupted: bool) -> None:
-        if interrupted or step < self._config.steps:
+    def end(self, step: int) -> None:
+        """Says what is left to do, and what was left out."""
+        if step < self._config.steps:
             self._progress.note(f"stopped at step {step}, checkpointed: the same command goes on from here")
         if self._skipped.count:
             self._progress.note(

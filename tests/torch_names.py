@@ -43,9 +43,7 @@ MODULES = (
 # Positions in the official discriminator's nn.Sequential; those left out are activations.
 PATCHGAN = {0: "conv0", 2: "conv1", 3: "norm1", 5: "conv2", 6: "norm2", 8: "conv3", 9: "norm3", 11: "conv4"}
 # The discriminator's running means serve its evaluation mode, which ours has none of.
-WITHOUT_COUNTERPART = re.compile(
-    r"loss\.discriminator\.main\.[369]\.(running_mean|running_var|num_batches_tracked)"
-)
+WITHOUT_COUNTERPART = re.compile(r"loss\.discriminator\.main\.[369]\.(running_mean|running_var|num_batches_tracked)")
 
 
 class Official(NamedTuple):

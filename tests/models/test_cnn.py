@@ -77,7 +77,7 @@ def test_forward_is_the_official_one(forward, reference: dict, tag: str, suffix:
     np.testing.assert_allclose(out.latents, nhwc(reference[f"h{suffix}"]), rtol=0, atol=6e-6)
     np.testing.assert_allclose(out.reconstruction, nhwc(reference[f"rec{suffix}"]), rtol=0, atol=4e-6)
     np.testing.assert_array_equal(out.quantized.indices.ravel(), reference[f"indices{suffix}"])
-    np.testing.assert_allclose(out.quantized.loss, reference[f"commit_loss{suffix}"], rtol=1e-6)
+    np.testing.assert_allclose(out.quantized.loss, reference[f"commit_loss{suffix}"], rtol=5e-6)
     if not suffix:
         np.testing.assert_allclose(out.quantized.z_q, nhwc(reference["z_q"]), rtol=0, atol=1e-6)
 
@@ -94,7 +94,7 @@ def test_decoding_the_indices_gives_the_same_reconstruction(described: dict, for
 def test_gradients_are_the_official_ones(gradients: tuple, reference: dict) -> None:
     """The four that are stored whole, to 1e-5 of their largest value (observed: 6e-6)."""
     value, grads = gradients
-    np.testing.assert_allclose(value, reference["loss_l1_plus_commit"], rtol=1e-6)
+    np.testing.assert_allclose(value, reference["loss_l1_plus_commit"], rtol=5e-6)
     for name in (key.removeprefix("grad.") for key in reference if key.startswith("grad.")):
         expected = reference[f"grad.{name}"]
         np.testing.assert_allclose(grads[name], expected, rtol=0, atol=1e-5 * np.abs(expected).max(), err_msg=name)
@@ -179,7 +179,7 @@ def test_sides_that_are_odd_come_back_rounded_up() -> None:
 @pytest.mark.parametrize("network", [Encoder, Decoder])
 def test_remat_gives_the_same_gradients(network: type[nn.Module]) -> None:
     """On against off, to rounding: the compiler may fuse the two programs differently."""
-    fields = {"width": 4, "multipliers": (1, 2), "residual_blocks": 1, "norm_groups": 2}
+    fields = {"width": 4, "multipliers": (1,), "residual_blocks": 1, "norm_groups": 2}
     x = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3), minval=-1.0)
     variables = quick_jit(network(**fields).init)(jax.random.key(0), x)
 

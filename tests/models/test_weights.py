@@ -23,7 +23,7 @@ from simvq_jax.models.pretrained.weights import (
 
 @pytest.fixture
 def torch_files(fixtures: Path) -> Path:
-    return fixtures / "torch"
+    return fixtures / "pth"
 
 
 def one_sentence(error: Exception) -> str:

@@ -1,0 +1,101 @@
+"""Signals and kills, in processes of their own: a run goes on as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from tiny import flags_of
+
+from simvq_jax import build
+from simvq_jax.checkpoint import Checkpointer
+
+ROOT = Path(__file__).parents[1]
+TRAIN = [sys.executable, "-m", "simvq_jax.train"]
+STEPS = {"steps": 60, "eval_every": 30, "checkpoint_every": 10, "discriminator__enabled": False}
+
+
+def start(run: Path, **overrides) -> subprocess.Popen:
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    command = [*TRAIN, *flags_of(**STEPS | overrides), f"--workdir={run}"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def wait_for_checkpoint(run: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 240
+    while not any((run / "checkpoints").glob("[0-9]*")):
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.01)
+
+
+def last_state(run: Path):
+    config = build.read_config(run)
+    networks, optimizers = build.build_networks(config), build.build_optimizers(config)
+    shapes = jax.eval_shape(lambda key: build.build_state(config, networks, optimizers, key), jax.random.key(0))
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    template = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=one), shapes)
+    with Checkpointer(run, read_only=True) as checkpoints:
+        return checkpoints.restore(template)
+
+
+def test_sigterm_and_kill_lose_nothing(tmp_path):
+    """One run is left alone; another gets SIGTERM, then kill -9, and must end in the same state, bit for bit."""
+    alone = start(tmp_path / "alone")
+    finish(alone)
+
+    run = tmp_path / "disturbed"
+    first = start(run)
+    wait_for_checkpoint(run, first)
+    first.send_signal(signal.SIGTERM)
+    said = finish(first)  # exits with 0
+    assert "checkpointed: the same command goes on from here" in said
+
+    second = start(run)
+    time.sleep(6)  # anywhere: starting, compiling, training or saving
+    second.kill()
+    second.communicate()
+    finish(start(run))
+
+    a, b = last_state(tmp_path / "alone"), last_state(run)
+    assert int(a.step) == int(b.step) == 60
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_full_disk_while_saving_is_said_and_the_checkpoints_before_stay(tmp_path):
+    """A limit on file size stands in for the full disk: writes fail in the same place."""
+    run = tmp_path / "run"
+    finish(start(run, steps=10))
+    limited = (
+        "import resource, signal, sys, runpy; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "sys.argv = ['train', *sys.argv[1:]]; runpy.run_module('simvq_jax.train', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", limited, *flags_of(**STEPS | {"steps": 20}), f"--workdir={run}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2
+    last_line = done.stderr.strip().splitlines()[-1]
+    assert last_line.startswith("error: checkpoint 20 could not be written") or "could not be written" in last_line
+    assert "newest: 10" in last_line and "free some space" in last_line
+    assert int(last_state(run).step) == 10
+    finish(start(run, steps=20))
+    assert int(last_state(run).step) == 20
+
+
+def test_entry_points_start_from_another_folder(tmp_path):
+    """As a module and as a script; a mistake gives one sentence and 2."""
+    for command in (TRAIN, [sys.executable, str(ROOT / "simvq_jax/train.py")]):
+        arguments = ["--config=configs/quickstart.py", "--workdir=x", "--config.batch_sise=3"]
+        done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr == "error: config key 'batch_sise' does not exist; did you mean batch_size?\n"

@@ -1,0 +1,202 @@
+"""The loop: resume bit for bit, errors before harm, one compilation, the device kept busy."""
+
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from simvq_jax import build, train
+from simvq_jax.drawing.curves import read_metrics
+
+
+def assert_same_state(a, b):
+    """Every leaf equal, bit for bit."""
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=jax.tree_util.keystr(path))
+
+
+def rows_without_speed(run):
+    numbers = read_metrics(run).numbers
+    return {name: steps for name, steps in numbers.items() if name != "train/examples_per_second"}
+
+
+def test_four_steps_are_two_steps_a_resume_and_two_more(tmp_path):
+    """Parameters, both optimisers, EMA, LeCAM, statistics and the data's order survive an early end."""
+    whole = train.train(tiny_config(), tmp_path / "whole")
+    half = train.train(tiny_config(), tmp_path / "halves", stop_at=3)
+    assert int(half.step) == 3
+    resumed = train.train(tiny_config(), tmp_path / "halves")
+    assert_same_state(whole, resumed)
+    assert rows_without_speed(tmp_path / "whole") == rows_without_speed(tmp_path / "halves")
+
+
+def test_a_run_folder_holds_what_is_promised(trained_run):
+    for name in ("config.json", "metrics.jsonl", "tensorboard", "checkpoints/4"):
+        assert (trained_run / name).exists()
+    rows = [json.loads(line) for line in (trained_run / "metrics.jsonl").read_text().splitlines()]
+    names = {name for row in rows for name in row}
+    assert {"train/loss", "train/codebook_utilization", "train/examples_per_second", "eval/psnr", "eval/ssim"} <= names
+    assert {"eval/codebook_utilization", "eval/codebook_perplexity", "eval/transform_singular_values"} <= names
+    evaluated = {row["step"] for row in rows if "eval/psnr" in row}
+    assert evaluated == {0, 2, 4}
+
+
+def test_a_finished_run_started_again_trains_no_further(trained_run, capsys):
+    before = (trained_run / "metrics.jsonl").read_text()
+    state = train.train(tiny_config(), trained_run)
+    assert int(state.step) == 4
+    assert (trained_run / "metrics.jsonl").read_text() == before
+
+
+def test_another_config_is_refused_and_nothing_touched(trained_run):
+    before = (trained_run / "config.json").read_text()
+    with pytest.raises(ValueError, match=r"another config \(model.width: 8 -> 16, quantizer.beta: 0.25 -> 0.5\)"):
+        train.train(tiny_config(model__width=16, quantizer__beta=0.5), trained_run)
+    assert (trained_run / "config.json").read_text() == before
+
+
+def test_checkpoints_without_a_config_are_refused(tmp_path):
+    (tmp_path / "checkpoints/3").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"holds checkpoints but no config\.json"):
+        train.train(tiny_config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"quantizer__codebook_size": 0}, "quantizer.codebook_size is 0 but must be at least 1"),
+        ({"quantizer__dim": 0}, "quantizer.dim is 0 but must be at least 1"),
+        ({"batch_size": 12}, "batch_size 12 is no positive multiple of 8"),
+        ({"accumulate": 3}, "batch_size 16 is no positive multiple of 24"),
+        ({"data__eval_batch_size": 3}, "data.eval_batch_size 3 is no positive multiple of 8"),
+        ({"mesh__data": 3}, "needs 3 devices but 8 are present"),
+        ({"mesh__codebook": 2}, "mesh.codebook is 2"),
+        ({"model__width": 12}, "12 x 1 = 12 is no positive multiple of norm_groups = 8"),
+        ({"steps": 0}, "steps is 0"),
+        ({"log_every": 0}, "log_every is 0"),
+        ({"dtype": "float8"}, "dtype is 'float8' but must be one of float32, bfloat16"),
+        ({"quantizer__kind": "gumbel"}, "quantizer.kind is 'gumbel' but must be one of"),
+        ({"discriminator__loss": "wgan"}, "discriminator.loss is 'wgan'"),
+        ({"schedule__kind": "linear"}, "schedule kind is 'linear'"),
+        ({"schedule__warmup_fraction": 1.5}, "must lie in"),
+        ({"losses__lpips_vgg": "a.pth"}, "LPIPS needs two files"),
+        ({"data__size": 8}, "discriminator got a 8x8 picture but 3 layers need 24"),
+        ({"data__source": "foldr:x"}, "foldr:x"),
+        ({"data__source": "folder:/no/such/folder"}, "/no/such/folder"),
+    ],
+)
+def test_impossible_values_get_one_sentence(tmp_path, overrides, sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence) as caught:
+        train.train(tiny_config(**overrides), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_step_compiles_once(tmp_path, monkeypatch):
+    compiled = []
+    original = train.compile_step
+    monkeypatch.setattr(train, "compile_step", lambda *a: compiled.append(original(*a)) or compiled[-1])
+    train.train(tiny_config(steps=3), tmp_path / "run")
+    assert compiled[0]._cache_size() == 1
+
+
+def test_a_step_is_dispatched_before_the_figures_of_the_one_before_are_read(tmp_path, monkeypatch):
+    events = []
+    original_compile, original_step = train.compile_step, train.Observer.step
+
+    def recording_compile(*arguments):
+        compiled = original_compile(*arguments)
+        return lambda state, *rest: (events.append(f"dispatch {len(events)}"), compiled(state, *rest))[1]
+
+    def recording_step(self, step, metrics):
+        events.append(f"read {step}")
+        original_step(self, step, metrics)
+
+    monkeypatch.setattr(train, "compile_step", recording_compile)
+    monkeypatch.setattr(train.Observer, "step", recording_step)
+    train.train(tiny_config(steps=4, eval_every=4, checkpoint_every=4), tmp_path / "run")
+    assert [event.split()[0] for event in events] == ["dispatch", *["dispatch", "read"] * 3, "read"]
+
+
+def test_a_vanilla_run_trains_too(tmp_path):
+    config = tiny_config(steps=1, quantizer__kind="vq", discriminator__enabled=False)
+    state = train.train(config, tmp_path / "vq")
+    assert state.discriminator.params == {} and state.codebook == {}
+    assert state.generator.params["quantizer"]["codebook"].shape == (96, 4)
+
+
+def test_bfloat16_accumulation_and_remat_run_together(tmp_path):
+    config = tiny_config(steps=2, dtype="bfloat16", accumulate=2, model__remat=True)
+    state = train.train(config, tmp_path / "run")
+    assert int(state.skipped) == 0
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.generator.params)} == {jnp.dtype("float32")}
+
+
+def test_going_without_lpips_is_said_once(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        build.build_perceptual(tiny_config(losses__lpips=1.0))
+        build.build_perceptual(tiny_config(losses__lpips=0.0))
+    assert sum("without LPIPS" in record.message for record in caplog.records) == 1
+
+
+def poisoned(original, steps):
+    """The training stream with NaN pictures at some steps."""
+
+    def batches(config, skipped, start):
+        def stream():
+            for step, batch in enumerate(original(config, skipped, start), start=start):
+                image = batch["image"].astype(np.float32) / 127.5 - 1
+                yield {"image": np.full_like(image, np.nan) if step in steps else image}
+
+        return stream()
+
+    return batches
+
+
+def test_a_batch_of_nan_is_skipped_counted_and_training_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "build_train_batches", poisoned(build.build_train_batches, {1}))
+    state = train.train(tiny_config(steps=3, eval_every=3), tmp_path / "run")
+    assert int(state.skipped) == 1 and int(state.skipped_in_a_row) == 0 and int(state.step) == 3
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.generator))
+    assert read_metrics(tmp_path / "run").numbers["train/skipped"][3] == 1
+
+
+def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "build_train_batches", poisoned(build.build_train_batches, range(1, 9)))
+    config = tiny_config(steps=8, max_skipped_in_a_row=3, eval_every=8, checkpoint_every=8)
+    with pytest.raises(train.Diverged, match="last 3 steps, to step 4"):
+        train.train(config, tmp_path / "run")
+
+
+class Spy:
+    """A config that remembers which keys were read by name."""
+
+    def __init__(self, config, read, prefix=""):
+        self._config, self._read, self._prefix = config, read, prefix
+
+    def __getattr__(self, name):
+        value = getattr(self._config, name)
+        if name in ("items", "keys", "to_dict"):
+            return value
+        key = self._prefix + name
+        if hasattr(value, "items"):
+            return Spy(value, self._read, f"{key}.")
+        self._read.add(key)
+        return value
+
+    def __getitem__(self, name):
+        return getattr(self, name)
+
+
+def test_every_key_is_read(tmp_path):
+    """A key that nobody reads would look like a setting and be none."""
+    from simvq_jax.cli import flatten
+
+    read = set()
+    simvq, vq = tiny_config(steps=1), tiny_config(steps=1, quantizer__kind="vq")
+    train.train(Spy(simvq, read), tmp_path / "simvq")
+    build.build_quantizer(Spy(vq, read), jnp.float32)
+    assert set(flatten(simvq)) - read == set()
