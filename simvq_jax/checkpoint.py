@@ -1,7 +1,10 @@
 """Checkpoints: saved in the background, checksummed, and never half restored. The only file that knows orbax."""
 
 import contextlib
+import gc
 import shutil
+import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -11,6 +14,9 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from simvq_jax.state import TrainState
+
+
+SPACE_MARGIN = 1.2  # free space asked for, over the bytes of the arrays
 
 
 class CheckpointError(RuntimeError):
@@ -44,13 +50,14 @@ class Checkpointer:
         """Starts saving; returns once the arrays are copied. A failure of the save before is raised here."""
         if step in self._manager.all_steps():
             return
+        self._check_space(state)
         sums = {path: int(value) for path, value in checksums(state).items()}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), checksums=ocp.args.JsonSave(sums))
-        self._guard(lambda: self._manager.save(step, args=items, force=True), step)
+        self._guard(lambda: self._manager.save(step, args=items, force=True))
 
     def wait(self) -> None:
         """Blocks until the last save is on the disk; raises CheckpointError if it failed."""
-        self._guard(self._manager.wait_until_finished, None)
+        self._guard(self._manager.wait_until_finished)
 
     def close(self) -> None:
         """Waits, then releases the background threads."""
@@ -60,7 +67,8 @@ class Checkpointer:
             self._manager.close()
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints present, rising."""
+        """Steps of the whole checkpoints on the disk, rising."""
+        self._manager.reload()
         return sorted(self._manager.all_steps())
 
     def restore(self, template: TrainState) -> TrainState | None:
@@ -73,15 +81,15 @@ class Checkpointer:
         steps = self.steps()
         for step in reversed(steps):
             try:
-                return self._restore_step(step, template)
+                with _quiet_threads():
+                    return self._restore_step(step, template)
             except Exception as error:  # whatever a damaged file makes the reader raise
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                logging.error("Checkpoint %d is damaged (%s): it is set aside in %s.", step, reason, self._set_aside)
+                logging.error("Checkpoint %d is damaged (%s): using the one before.", step, _first_line(error))
                 self._put_aside(step)
         if steps:
             raise CheckpointError(
-                f"all {len(steps)} checkpoints of {self._folder.parent} are damaged and were set aside in"
-                f" {self._set_aside.name}: restore one of them from a backup, or train into a new folder."
+                f"all {len(steps)} checkpoints of {self._folder.parent} are damaged: restore one of them from a"
+                " backup, or train into a new folder."
             )
         return None
 
@@ -107,17 +115,45 @@ class Checkpointer:
             shutil.move(str(self._folder / str(step)), str(target))
         self._manager.reload()
 
-    def _guard(self, action, step) -> None:
-        try:
-            action()
-            self._manager.check_for_errors()
-        except Exception as error:
-            what = "a checkpoint" if step is None else f"checkpoint {step}"
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    def _check_space(self, state: TrainState) -> None:
+        """Fails before orbax would: its threads fill the screen with tracebacks when the disk is full."""
+        needed = SPACE_MARGIN * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
             raise CheckpointError(
-                f"{what} could not be written to {self._folder} ({reason}): the checkpoints before it are whole"
-                f" (newest: {max(self.steps(), default='none')}); free some space and start the same command again."
+                f"a checkpoint of {needed / 1e6:,.0f} MB could not be written to {self._folder}: {free / 1e6:,.0f} MB"
+                f" are free there; the ones before it are whole (newest: {max(self.steps(), default='none')}), so free"
+                " some space and start the same command again."
+            )
+
+    def _guard(self, action) -> None:
+        try:
+            with _quiet_threads():
+                action()
+                self._manager.check_for_errors()
+        except Exception as error:
+            raise CheckpointError(
+                f"a checkpoint could not be written to {self._folder} ({_first_line(error)}): the ones before it are"
+                f" whole (newest: {max(self.steps(), default='none')}); free some space and start the same command"
+                " again."
             ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet_threads():
+    """Keeps the threads and abandoned futures of orbax from printing, by the hundred, what it also raises here."""
+    hooks = threading.excepthook, sys.unraisablehook
+    threading.excepthook, sys.unraisablehook = lambda args: None, lambda args: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        threading.excepthook, sys.unraisablehook = hooks
 
 
 def checksums(tree) -> dict[str, np.ndarray]:

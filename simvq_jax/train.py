@@ -24,7 +24,7 @@ from simvq_jax.mesh import batch_sharding, check_batch, make_mesh, place_batch, 
 from simvq_jax.progress import Progress
 from simvq_jax.state import TrainState
 from simvq_jax.step import make_train_step
-from simvq_jax.writers import make_writer
+from simvq_jax.writers import open_writer
 
 # Keys that may differ from those a run was started with: none changes what a step computes. `steps` may, through a
 # cosine schedule; it is allowed so that a run can be extended, and said.
@@ -144,7 +144,7 @@ def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkp
     start, last = int(state.step), min(stop_at or config.steps, config.steps)
     skipped = SkipLog(workdir / "skipped_files.txt")
     with (
-        contextlib.closing(make_writer(workdir, start)) as writer,
+        open_writer(workdir, start) as writer,
         contextlib.closing(build.build_train_batches(config, skipped, start)) as batches,
         StopRequest() as stop,
     ):

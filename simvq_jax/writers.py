@@ -1,10 +1,12 @@
 """Where figures go: `metrics.jsonl`, TensorBoard and the log. The only file that knows clu's writers."""
 
+import contextlib
 import json
 import math
 import sys
+import time
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,17 @@ except ImportError:
     _stub.SummaryWriter = None
     sys.modules.setdefault("clu.metric_writers.summary_writer", _stub)
 
-from clu import metric_writers
+from clu import asynclib, metric_writers
 from clu.metric_writers import interface
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 
 from simvq_jax.files import replace_text
+
+
+class WriteError(OSError):
+    """Figures could not be written; the message says where, why and what to do."""
 
 
 class _Writer(interface.MetricWriter):
@@ -87,44 +95,67 @@ class JsonLines(_Writer):
 
 
 class TensorBoard(_Writer):
-    """Event files through tensorboardX, so that TensorFlow is not needed."""
+    """Event files through tensorboardX's record writer, so that TensorFlow is not needed.
+
+    Its `SummaryWriter` is not used: on a full disk its thread dies, and the next write then waits for ever.
+    """
 
     def __init__(self, folder: Path, resumed_at: int):
-        self._writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"))
+        if resumed_at:  # TensorBoard then hides what a killed run wrote of later steps
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(resumed_at + 1, session_log=start)
+
+    def _write(self, step: int, **content) -> None:
+        self._events.write_event(event_pb2.Event(wall_time=time.time(), step=int(step), **content))
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]):
         for name, value in scalars.items():
-            self._writer.add_scalar(name, float(value), step)
+            if math.isfinite(value):
+                self._write(step, summary=summary.scalar(name, float(value)))
 
     def write_images(self, step: int, images: Mapping[str, Any]):
         for name, image in images.items():
-            self._writer.add_image(name, np.asarray(image), step, dataformats="HWC")
+            self._write(step, summary=summary.image(name, np.asarray(image), dataformats="HWC"))
 
     def write_histograms(self, step: int, arrays: Mapping[str, Any], num_buckets=None):
         for name, array in arrays.items():
-            self._writer.add_histogram(name, np.asarray(array), step)
-
-    def write_texts(self, step: int, texts: Mapping[str, str]):
-        for name, text in texts.items():
-            self._writer.add_text(name, text, step)
+            self._write(step, summary=summary.histogram(name, np.ravel(array), bins=64))
 
     def flush(self):
-        self._writer.flush()
+        self._events.flush()
 
     def close(self):
-        self._writer.close()
+        self._events.close()
 
 
-def make_writer(run: Path, resumed_at: int) -> interface.MetricWriter:
-    """Writer of a run that writes in the background. resumed_at: step of the restored checkpoint, 0 for a new run.
+@contextlib.contextmanager
+def open_writer(run: Path, resumed_at: int) -> Iterator[interface.MetricWriter]:
+    """Writer of a run, which writes in the background and is closed on leaving.
 
-    Rows of later steps, which a killed run left behind, are dropped first: they will be written again.
+    resumed_at: step of the restored checkpoint, 0 for a new run. Rows of later steps, which a killed run left
+    behind, are dropped first: they will be written again. Raises WriteError where something cannot be written.
     """
     path = run / "metrics.jsonl"
     _drop_rows_after(path, resumed_at)
-    return metric_writers.AsyncMultiWriter(
+    writer = metric_writers.AsyncMultiWriter(
         [metric_writers.LoggingWriter(), JsonLines(path), TensorBoard(run / "tensorboard", resumed_at)]
     )
+    try:
+        yield writer
+        writer.flush()
+    except asynclib.AsyncError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise WriteError(
+            f"the figures of {run} could not be written ({cause}): free some space, or make the folder writable, and"
+            " start the same command again."
+        ) from error
+    finally:
+        with contextlib.suppress(asynclib.AsyncError, OSError):  # said above, or less telling than what ended the run
+            writer.close()
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

@@ -1,0 +1,481 @@
+"""SimVQ's contract: shapes, gradients, frozen basis, masks, types, statistics, the region loss, errors."""
+
+import flax.errors
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simvq_jax.quantize import SimVQ
+from simvq_jax.quantize.base import NEVER, USAGE_WINDOW
+
+K, D = 20, 6
+LEADING = st.lists(st.integers(1, 5), min_size=0, max_size=3).map(tuple)
+
+
+def tokens(*shape, seed=1, scale=1.0):
+    """Normal tokens of shape (*shape, D)."""
+    return scale * jax.random.normal(jax.random.key(seed), (*shape, D))
+
+
+def make(**fields):
+    """A small SimVQ and its initial variables."""
+    module = SimVQ(**{"codebook_size": K, "dim": D, **fields})
+    return module, module.init(jax.random.key(0), jnp.zeros((2, D)))
+
+
+def with_params(variables, params):
+    return {**variables, "params": params}
+
+
+def trained(module, variables, z, key=0, **arguments):
+    """(result, new statistics) of one training call."""
+    out, changed = module.apply(
+        variables, z, train=True, mutable=["codebook_stats"], rngs={"quantizer": jax.random.key(key)}, **arguments
+    )
+    return out, changed["codebook_stats"]
+
+
+def numpy_result(codebook, z):
+    """Nearest codes and mean square error by brute force in float64."""
+    q, flat = np.asarray(codebook, np.float64), np.asarray(z, np.float64).reshape(-1, D)
+    indices = np.argmin(((flat[:, None] - q[None]) ** 2).sum(-1), axis=1)
+    return indices.reshape(z.shape[:-1]), np.mean((flat - q[indices]) ** 2)
+
+
+# Shapes and values
+
+
+@settings(max_examples=10, deadline=None)
+@given(LEADING)
+def test_any_leading_shape_gives_codes_and_indices_of_that_shape(leading):
+    """A single vector (no leading axis), audio's (batch, time) and pictures' (batch, height, width) among them."""
+    module, variables = make()
+    z = tokens(*leading)
+    out = module.apply(variables, z)
+    assert out.z_q.shape == z.shape and out.indices.shape == leading and out.indices.dtype == jnp.int32
+    codebook = module.apply(variables, method="codebook")
+    expected, error = numpy_result(codebook, z)
+    np.testing.assert_array_equal(out.indices, expected)
+    np.testing.assert_array_equal(out.z_q, module.apply(variables, out.indices, method="lookup"))
+    np.testing.assert_allclose(out.z_q, codebook[out.indices], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(out.losses["commitment"], error, rtol=1e-5)
+
+
+def test_no_tokens_give_no_codes_and_no_loss():
+    module, variables = make()
+    out = module.apply(variables, jnp.zeros((3, 0, D)))
+    assert out.z_q.shape == (3, 0, D) and out.indices.shape == (3, 0) and float(out.loss) == 0
+
+
+def test_the_codebook_is_basis_times_kernel_plus_bias():
+    module, variables = make()
+    basis, transform = variables["codebook"]["basis"], variables["params"]["transform"]
+    expected = np.asarray(basis, np.float64) @ np.asarray(transform["kernel"]) + np.asarray(transform["bias"])
+    np.testing.assert_allclose(module.apply(variables, method="codebook"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_value_is_the_code_itself_where_tokens_are_large():
+    """z + (q - z) would round at the size of z."""
+    module, variables = make()
+    out = module.apply(variables, tokens(50, scale=1e4))
+    np.testing.assert_array_equal(out.z_q, module.apply(variables, out.indices, method="lookup"))
+
+
+@pytest.mark.parametrize("fields", [{"basis_dim": 3}, {"basis_dim": 9}, {"use_bias": False}, {"basis_init": "uniform"}])
+def test_other_bases_and_transforms_keep_the_contract(fields):
+    module, variables = make(**fields)
+    basis_dim = fields.get("basis_dim", D)
+    assert variables["codebook"]["basis"].shape == (K, basis_dim)
+    assert variables["params"]["transform"]["kernel"].shape == (basis_dim, D)
+    assert ("bias" in variables["params"]["transform"]) == fields.get("use_bias", True)
+    z = tokens(2, 5)
+    out, codebook = module.apply(variables, z), module.apply(variables, method="codebook")
+    np.testing.assert_array_equal(out.indices, numpy_result(codebook, z)[0])
+    np.testing.assert_allclose(out.z_q, codebook[out.indices], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("basis_init", ["normal", "uniform"])
+@pytest.mark.parametrize("basis_dim", [4, 64])
+def test_the_basis_has_variance_one_over_its_dimension(basis_init, basis_dim):
+    _, variables = make(codebook_size=4000, basis_dim=basis_dim, basis_init=basis_init)
+    basis = np.asarray(variables["codebook"]["basis"])
+    np.testing.assert_allclose(basis.var(), 1 / basis_dim, rtol=0.05)
+    np.testing.assert_allclose(basis.mean(), 0, atol=0.05 * basis_dim**-0.5)
+    widest = np.abs(basis).max() * basis_dim**0.5
+    assert widest <= 3**0.5 if basis_init == "uniform" else widest > 3
+
+
+# Gradients
+
+
+def test_the_gradient_passes_to_the_tokens_unchanged():
+    module, variables = make()
+    z, cotangent = tokens(3, 4), tokens(3, 4, seed=7)
+    _, pull = jax.vjp(lambda z: module.apply(variables, z).z_q, z)
+    np.testing.assert_array_equal(pull(cotangent)[0], cotangent)
+
+
+def test_the_transform_learns_from_the_codebook_loss_alone():
+    """Neither z_q nor the commitment loss reaches W or b; the codebook loss reaches both, and no token."""
+    module, variables = make()
+    z, pull = tokens(12), tokens(12, seed=7)
+
+    def gradients(of):
+        def scalar(params, z):
+            return of(module.apply(with_params(variables, params), z))
+
+        return jax.grad(scalar, argnums=(0, 1))(variables["params"], z)
+
+    for silent in (lambda out: jnp.sum(out.z_q * pull), lambda out: out.losses["commitment"]):
+        params, to_tokens = gradients(silent)
+        assert all(not np.any(leaf) for leaf in jax.tree.leaves(params)) and np.any(to_tokens)
+    params, to_tokens = gradients(lambda out: out.losses["codebook"])
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(params)) and not np.any(to_tokens)
+
+
+def test_the_gradients_are_those_derived_by_hand():
+    """dL/dW = 2 C_k^T (q - z) / (N d), dL/db = 2 sum(q - z) / (N d), dL/dz = 2 beta (z - q) / (N d)."""
+    module, variables = make(beta=0.3)
+    z = tokens(12)
+
+    def loss(params, z):
+        return module.apply(with_params(variables, params), z).loss
+
+    params, to_tokens = jax.grad(loss, argnums=(0, 1))(variables["params"], z)
+    out = module.apply(variables, z)
+    gap = np.asarray(out.z_q - z) * 2 / z.size
+    rows = np.asarray(variables["codebook"]["basis"])[out.indices]
+    np.testing.assert_allclose(params["transform"]["kernel"], rows.T @ gap, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(params["transform"]["bias"], gap.sum(0), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(to_tokens, -0.3 * gap, rtol=1e-4, atol=1e-7)
+
+
+def test_the_basis_is_frozen_outside_the_parameters():
+    _, variables = make()
+    assert set(variables["codebook"]) == {"basis"}
+    assert set(variables["params"]) == {"transform"}
+    assert set(variables["codebook_stats"]) == {"age", "usage"}
+
+
+def test_a_trainable_basis_is_a_parameter_with_a_gradient():
+    module, variables = make(trainable_basis=True)
+    assert "codebook" not in variables and set(variables["params"]) == {"basis", "transform"}
+    z = tokens(12)
+    grads = jax.grad(lambda params: module.apply(with_params(variables, params), z).loss)(variables["params"])
+    moved = np.any(np.asarray(grads["basis"]) != 0, axis=1)
+    used = np.zeros(K, bool)
+    used[np.asarray(module.apply(variables, z).indices)] = True
+    np.testing.assert_array_equal(moved, used)
+    assert np.any(grads["transform"]["kernel"])
+
+
+@pytest.mark.parametrize("beta", [0.25, 2.0])
+def test_legacy_puts_beta_on_the_other_term(beta):
+    z = tokens(12)
+    current, variables = make(beta=beta)
+    legacy, _ = make(beta=beta, legacy=True)
+    old, new = legacy.apply(variables, z), current.apply(variables, z)
+    commitment, codebook = new.losses["commitment"], new.losses["codebook"]
+    np.testing.assert_allclose(new.loss, beta * commitment + codebook, rtol=1e-6)
+    np.testing.assert_allclose(old.loss, commitment + beta * codebook, rtol=1e-6)
+    of = lambda module: jax.grad(lambda p: module.apply(with_params(variables, p), z).loss)(variables["params"])  # noqa: E731
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, beta * b, rtol=1e-5, atol=1e-8), of(legacy), of(current))
+
+
+# Masks
+
+
+@pytest.mark.parametrize("codebook_loss", ["token", "region"])
+def test_masked_tokens_change_neither_losses_statistics_nor_gradients(codebook_loss):
+    """Six tokens, and the same six with garbage masked away behind them."""
+    module, variables = make(codebook_loss=codebook_loss, region_sources=100)
+    real, garbage = tokens(6), tokens(4, seed=9, scale=100.0)
+    mask = jnp.arange(10) < 6
+
+    def run(params, z, mask):
+        out, stats = trained(module, with_params(variables, params), z, mask=mask)
+        return out.loss, (out.losses, stats)
+
+    run = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)
+    alone = run(variables["params"], real, jnp.ones(6, bool))
+    padded = run(variables["params"], jnp.concatenate([real, garbage]), mask)
+    to_padded_tokens = padded[1][1]
+    assert not np.any(to_padded_tokens[6:])
+    padded = (padded[0], (padded[1][0], to_padded_tokens[:6]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), padded, alone)
+
+
+def test_padding_that_is_not_finite_counts_for_nothing():
+    module, variables = make()
+    z = tokens(6).at[4].set(jnp.nan).at[5].set(jnp.inf)
+    mask = jnp.arange(6) < 4
+
+    def loss(params, z, mask):
+        return module.apply(with_params(variables, params), z, mask=mask).loss
+
+    run = jax.value_and_grad(loss, argnums=(0, 1))
+    value, (params, to_tokens) = run(variables["params"], z, mask)
+    expected, (expected_params, expected_tokens) = run(variables["params"], z[:4], mask[:4])
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), params, expected_params)
+    np.testing.assert_allclose(to_tokens[:4], expected_tokens, rtol=1e-5)
+    assert not np.any(to_tokens[4:])
+
+
+def test_a_mask_that_keeps_nothing_gives_no_loss_and_ages_nothing():
+    module, variables = make()
+    out, stats = trained(module, variables, tokens(6), mask=jnp.zeros(6, bool))
+    assert float(out.loss) == 0
+    jax.tree.map(np.testing.assert_array_equal, stats, variables["codebook_stats"])
+
+
+# Types
+
+
+def test_bfloat16_tokens_are_compared_and_measured_in_float32():
+    module, variables = make()
+    z = tokens(40).astype(jnp.bfloat16)
+    out, exact = module.apply(variables, z), module.apply(variables, z.astype(jnp.float32))
+    np.testing.assert_array_equal(out.indices, exact.indices)
+    assert out.z_q.dtype == jnp.bfloat16 and exact.z_q.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves((out.losses, out.loss))} == {jnp.dtype("float32")}
+    np.testing.assert_array_equal(out.loss, exact.loss)
+    np.testing.assert_array_equal(out.z_q, exact.z_q.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_dtype_is_that_of_the_code_whatever_the_tokens_have(dtype):
+    module, variables = make(dtype=dtype)
+    for given_dtype in (jnp.float32, jnp.bfloat16):
+        out, pull = jax.vjp(lambda z: module.apply(variables, z).z_q, tokens(4).astype(given_dtype))
+        assert out.dtype == dtype and pull(jnp.ones_like(out))[0].dtype == given_dtype
+
+
+# Statistics
+
+
+def test_age_counts_tokens_since_a_code_was_last_selected():
+    module, variables = make()
+    assert np.all(variables["codebook_stats"]["age"] == NEVER)
+    first = module.apply(variables, jnp.array([3, 3, 5]), method="lookup")
+    second = module.apply(variables, jnp.array([5, 7]), method="lookup")
+    _, stats = trained(module, variables, first)
+    assert stats["age"][3] == 0 and stats["age"][5] == 0 and stats["age"][7] == NEVER
+    _, stats = trained(module, {**variables, "codebook_stats": stats}, second)
+    assert stats["age"][3] == 2 and stats["age"][5] == 0 and stats["age"][7] == 0 and stats["age"][0] == NEVER
+    np.testing.assert_allclose(np.asarray(stats["usage"])[[3, 5, 7, 0]], [2, 2, 1, 0], rtol=1e-4)
+
+
+def test_usage_forgets_by_the_number_of_tokens():
+    module, variables = make()
+    before = {**variables["codebook_stats"], "usage": jnp.full(K, 1000.0)}
+    z, mask = tokens(2000), jnp.arange(2000) < 1500
+    out, stats = trained(module, {**variables, "codebook_stats": before}, z, mask=mask)
+    counts = np.bincount(np.asarray(out.indices)[:1500], minlength=K)
+    np.testing.assert_allclose(stats["usage"], np.exp(-1500 / USAGE_WINDOW) * 1000.0 + counts, rtol=1e-6)
+
+
+def test_nothing_changes_without_train():
+    module, variables = make()
+    _, changed = module.apply(variables, tokens(5), mutable=["codebook_stats"])
+    jax.tree.map(np.testing.assert_array_equal, changed["codebook_stats"], variables["codebook_stats"])
+
+
+def test_inference_needs_no_statistics():
+    module, variables = make()
+    kept = {name: variables[name] for name in ("params", "codebook")}
+    np.testing.assert_array_equal(module.apply(kept, tokens(5)).indices, module.apply(variables, tokens(5)).indices)
+
+
+# Region loss
+
+
+@pytest.fixture
+def everything_in_use():
+    """A region SimVQ all of whose codes were selected lately, and tokens that spread unevenly over them."""
+    module, variables = make(codebook_size=4, codebook_loss="region", activity_window=1000)
+    stats = {**variables["codebook_stats"], "age": jnp.zeros(4, jnp.int32)}
+    return module, {**variables, "codebook_stats": stats}, tokens(10)
+
+
+def test_region_loss_weighs_selected_codes_alike(everything_in_use):
+    """Same gradient as the mean over selected codes of ||q_k - mean of its tokens||^2 / d, formed by hand."""
+    module, variables, z = everything_in_use
+    indices = np.asarray(module.apply(variables, z).indices)
+    selected = np.unique(indices)
+    assert 1 < len(selected) < len(indices)
+    means = jnp.stack([z[indices == code].mean(axis=0) for code in selected])
+    rows = variables["codebook"]["basis"][selected]
+
+    def by_hand(params):
+        transform = params["transform"]
+        gap = rows @ transform["kernel"] + transform["bias"][None] - means
+        return jnp.mean(jnp.sum(gap**2, axis=-1)) / D
+
+    def region(params):
+        return trained(module, with_params(variables, params), z)[0].losses["codebook"]
+
+    expected, got = jax.grad(by_hand)(variables["params"]), jax.grad(region)(variables["params"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
+
+
+def test_region_loss_is_the_token_loss_where_codes_have_equally_many_tokens(everything_in_use):
+    module, variables, _ = everything_in_use
+    codes = module.apply(variables, jnp.array([0, 0, 1, 1, 2, 2]), method="lookup")
+    z = codes + 0.01 * tokens(6)
+    region = trained(module, variables, z)[0].losses["codebook"]
+    np.testing.assert_allclose(region, module.apply(variables, z).losses["codebook"], rtol=1e-4)
+
+
+def test_an_unused_code_is_pulled_to_the_token_that_lends_itself():
+    """Two codes on a line: one takes every token, the other is out of use and pulled to the tokens' mean."""
+    module = SimVQ(2, 1, codebook_loss="region", activity_window=5, region_sources=8)
+    variables = {
+        "params": {"transform": {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}},
+        "codebook": {"basis": jnp.array([[0.0], [10.0]])},
+        "codebook_stats": {"age": jnp.array([0, 100]), "usage": jnp.zeros(2)},
+    }
+    z = jnp.array([[1.0], [2.0]])
+    out, _ = trained(module, variables, z)
+    selected, unused = (1 + 4) / 2, (81 + 64) / 2
+    np.testing.assert_allclose(out.losses["codebook"], (selected + unused) / 2, rtol=1e-6)
+    np.testing.assert_allclose(out.losses["commitment"], 2.5, rtol=1e-6)
+
+
+def test_a_code_selected_in_this_step_is_not_pulled_twice():
+    """Out of use until now, but selected by these very tokens: they count once, as the token loss."""
+    module, variables = make(codebook_loss="region", codebook_size=1)
+    z = tokens(4)
+    np.testing.assert_allclose(
+        trained(module, variables, z)[0].losses["codebook"], module.apply(variables, z).losses["codebook"], rtol=1e-6
+    )
+
+
+def test_region_loss_raises_utilization_where_the_token_loss_does_not():
+    """Tokens far from almost every code, sixty steps of Adam on W and b alone."""
+    z = tokens(256, scale=0.3) + jnp.array([2.0, 0, 0, 0, 0, 0])[None]
+
+    def used_after_training(codebook_loss):
+        module, variables = make(codebook_size=64, codebook_loss=codebook_loss, activity_window=512, region_sources=32)
+        optimizer = optax.adam(0.03)
+
+        @jax.jit
+        def step(params, stats, state, key):
+            def loss(params):
+                out, changed = module.apply(
+                    {**variables, "params": params, "codebook_stats": stats},
+                    z,
+                    train=True,
+                    mutable=["codebook_stats"],
+                    rngs={"quantizer": key},
+                )
+                return out.loss, changed["codebook_stats"]
+
+            grads, stats = jax.grad(loss, has_aux=True)(params)
+            updates, state = optimizer.update(grads, state)
+            return optax.apply_updates(params, updates), stats, state
+
+        params, stats = variables["params"], variables["codebook_stats"]
+        state = optimizer.init(params)
+        for number in range(60):
+            params, stats, state = step(params, stats, state, jax.random.key(number))
+        return len(np.unique(module.apply(with_params(variables, params), z).indices))
+
+    assert used_after_training("region") > 1.5 * used_after_training("token")
+
+
+def test_region_loss_is_fixed_by_its_key():
+    module, variables = make(codebook_loss="region", region_sources=2)
+    z = tokens(40)
+    first, again, other = (trained(module, variables, z, key=key)[0].losses["codebook"] for key in (0, 0, 1))
+    assert first == again and first != other
+
+
+def test_evaluation_uses_the_token_loss_and_no_randomness():
+    region, variables = make(codebook_loss="region")
+    token, _ = make()
+    z = tokens(12)
+    jax.tree.map(np.testing.assert_array_equal, region.apply(variables, z), token.apply(variables, z))
+
+
+def test_training_with_the_region_loss_asks_for_its_key():
+    module, variables = make(codebook_loss="region")
+    with pytest.raises(flax.errors.InvalidRngError, match='"quantizer"'):
+        module.apply(variables, tokens(4), train=True, mutable=["codebook_stats"])
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"codebook_size": 0}, "codebook_size is 0 but must be at least 1"),
+        ({"dim": 0}, "dim is 0 but must be at least 1"),
+        ({"dim": D + 1}, "z has last axis 6 but dim is 7"),
+        ({"basis_init": "zeros"}, "basis_init is 'zeros' but must be 'normal' or 'uniform'"),
+        ({"codebook_loss": "regional"}, "codebook_loss is 'regional' but must be 'token' or 'region'"),
+        ({"region_sources": 0}, "region_sources is 0 but must be at least 1"),
+    ],
+)
+def test_impossible_fields_get_one_sentence(fields, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        make(**fields)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 6), (3, 2), ()])
+def test_a_mask_of_another_shape_is_refused(shape):
+    module, variables = make()
+    with pytest.raises(ValueError, match=r"mask has shape .* but the tokens have \(2, 3\)"):
+        module.apply(variables, tokens(2, 3), mask=jnp.ones(shape, bool))
+
+
+def test_training_asks_for_mutable_statistics():
+    module, variables = make()
+    with pytest.raises(ValueError, match=r"pass mutable=\['codebook_stats'\] to apply\.$") as caught:
+        module.apply(variables, tokens(4), train=True)
+    assert "\n" not in str(caught.value)
+
+
+# Transformations
+
+
+def test_jit_and_vmap_give_what_the_plain_call_gives():
+    module, variables = make()
+    z = tokens(3, 7)
+    plain = module.apply(variables, z)
+    mapped = jax.vmap(lambda row: module.apply(variables, row))(z)
+    for result in (jax.jit(module.apply)(variables, z), mapped):
+        np.testing.assert_array_equal(result.indices, plain.indices)
+        np.testing.assert_allclose(result.z_q, plain.z_q, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(jnp.mean(mapped.loss), plain.loss, rtol=1e-5)
+
+
+def test_rematerialised_gradients_are_the_same():
+    module, variables = make(codebook_loss="region")
+    again = nn.remat(SimVQ, static_argnums=(3,))(K, D, codebook_loss="region")
+    z = tokens(12)
+
+    def gradient(module):
+        def loss(params):
+            arguments = (with_params(variables, params), z, None, True)
+            rngs = {"quantizer": jax.random.key(3)}
+            return module.apply(*arguments, mutable=["codebook_stats"], rngs=rngs)[0].loss
+
+        return jax.grad(loss)(variables["params"])
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), gradient(again), gradient(module))
+
+
+def test_init_runs_on_shapes_alone():
+    module = SimVQ(2**20, 256, codebook_loss="region")
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 256)))
+    assert shapes["codebook"]["basis"].shape == (2**20, 256)
+    assert shapes["codebook_stats"]["age"].shape == (2**20,)
+    assert shapes["params"]["transform"]["kernel"].shape == (256, 256)

@@ -1,0 +1,121 @@
+"""Damaged checkpoints are found and stepped over; sound ones come back bit for bit."""
+
+import gc
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from simvq_jax import api, checkpoint, train
+from simvq_jax.checkpoint import Checkpointer, CheckpointError, checksums
+
+@pytest.fixture(autouse=True)
+def quiet_leftovers(monkeypatch):
+    """Reads of damaged files leave futures of orbax and tensorstore behind, which complain when they are collected."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: None)
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def run(trained_run, tmp_path) -> Path:
+    """A copy, to be damaged, of a run with checkpoints 2 and 4."""
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))
+
+
+def data_files(run: Path, step: int) -> list[Path]:
+    """The array files of a checkpoint, largest first."""
+    files = [
+        file for file in (run / f"checkpoints/{step}/state").rglob("*") if file.is_file() and file.parent.name == "d"
+    ]
+    return sorted(files, key=lambda file: file.stat().st_size, reverse=True)
+
+
+def truncate(run):
+    file = data_files(run, 4)[0]
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def remove_one(run):
+    data_files(run, 4)[0].unlink()
+
+
+def flip_one_byte(run):
+    file = data_files(run, 4)[0]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+def empty(run):
+    for file in (run / "checkpoints/4/state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncate, remove_one, flip_one_byte, empty])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(run, caplog, damage):
+    """Training goes on from step 2 to the same end, and says so; the damaged one is kept aside."""
+    whole = api.load(run).variables
+    damage(run)
+    with caplog.at_level(logging.ERROR):
+        assert api.load(run).step == 2  # reading alone changes nothing on disk
+        assert (run / "checkpoints/4").is_dir()
+        train.train(tiny_config(), run)
+    assert sum("Checkpoint 4 is damaged" in record.getMessage() for record in caplog.records) == 2
+    assert (run / "damaged_checkpoints/4").is_dir()
+    tokenizer = api.load(run)
+    assert tokenizer.step == 4
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(tokenizer.variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_all_damaged_is_an_error(run):
+    for file in (run / "checkpoints").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="all 2 checkpoints of .* are damaged"):
+        api.load(run)
+
+
+def test_an_architecture_that_does_not_fit_is_no_silent_restart(run):
+    """Past the check of the config, shapes that differ are caught on restore."""
+    (run / "config.json").write_text((run / "config.json").read_text().replace('"dim": 4', '"dim": 6'))
+    with pytest.raises(CheckpointError, match="are damaged"):
+        api.load(run)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "uint8", "bfloat16", "bool"])
+def test_a_checksum_sees_every_flipped_bit(dtype):
+    leaf = (jnp.arange(12) % 2).astype(dtype).reshape(3, 4)
+    before = checksums({"a": leaf})
+    raw = np.asarray(leaf).view(np.uint8).copy()
+    bits = 1 if dtype == "bool" else 8
+    for place in range(raw.size):
+        for bit in range(bits):
+            flipped = raw.copy().ravel()
+            flipped[place] ^= 1 << bit
+            changed = flipped.view(np.asarray(leaf).dtype).reshape(3, 4)
+            assert checksums({"a": jnp.asarray(changed)}) != before
+
+
+def test_a_checksum_sees_two_swapped_values():
+    assert checksums({"a": jnp.array([1.0, 2.0])}) != checksums({"a": jnp.array([2.0, 1.0])})
+
+
+def test_too_little_space_is_said_before_anything_is_written(trained_run, tmp_path, monkeypatch):
+    with Checkpointer(trained_run, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2, 4]
+    state = {"a": jnp.ones((1000, 1000))}
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
+    with Checkpointer(tmp_path / "run") as checkpoints:
+        with pytest.raises(CheckpointError, match=r"5 MB could not be written .*: 1 MB are free"):
+            checkpoints.save(state, 1)
+        assert checkpoints.steps() == []
