@@ -3,27 +3,39 @@
 import jax
 import optax
 
-SCHEDULES = ("constant", "warmup_cosine")
+SCHEDULES = ("constant", "warmup_cosine", "cooldown")
 
 
-def make_schedule(kind: str, peak: float, steps: int, warmup_fraction: float) -> optax.Schedule:
-    """Learning rate by step: linear warm-up over `warmup_fraction` of `steps`, then constant or a cosine to 0.
+def make_schedule(
+    kind: str, peak: float, steps: int, warmup_fraction: float, cooldown_fraction: float = 0.0
+) -> optax.Schedule:
+    """Learning rate by step: a linear warm-up over `warmup_fraction` of `steps`, then by `kind`:
 
-    Any `steps` >= 1 works; past the end a cosine stays at 0.
+    "constant"; "warmup_cosine", a cosine to 0; "cooldown", constant and then linear to 0 over the last
+    `cooldown_fraction` of `steps`. Any `steps` >= 1 works; past the end a falling rate stays at 0.
 
     Raises:
-        ValueError: unknown kind, a fraction outside [0, 1), steps below 1, a negative rate.
+        ValueError: unknown kind, fractions below 0 or of 1 and more together, steps below 1, a negative rate.
     """
     if kind not in SCHEDULES:
-        raise ValueError(f"schedule kind is {kind!r} but must be one of {SCHEDULES}.")
-    if not 0 <= warmup_fraction < 1:
-        raise ValueError(f"schedule.warmup_fraction is {warmup_fraction} but must lie in [0, 1).")
+        raise ValueError(f"a schedule's kind is {kind!r} but must be one of {SCHEDULES}.")
+    if min(warmup_fraction, cooldown_fraction) < 0 or warmup_fraction + cooldown_fraction >= 1:
+        raise ValueError(
+            f"the schedule's warm-up of {warmup_fraction} and cooldown of {cooldown_fraction} of all steps must lie in"
+            " [0, 1) and leave some steps between them."
+        )
     if steps < 1:
         raise ValueError(f"steps is {steps} but must be at least 1.")
     if peak < 0:
         raise ValueError(f"a learning rate is {peak} but must be at least 0.")
     warmup = int(steps * warmup_fraction)
-    after = optax.constant_schedule(peak) if kind == "constant" else optax.cosine_decay_schedule(peak, steps - warmup)
+    if kind == "warmup_cosine":
+        after = optax.cosine_decay_schedule(peak, steps - warmup)
+    elif kind == "cooldown":
+        cooldown = max(int(steps * cooldown_fraction), 1)
+        after = optax.linear_schedule(peak, 0.0, cooldown, transition_begin=steps - warmup - cooldown)
+    else:
+        after = optax.constant_schedule(peak)
     # From 1 / warmup rather than 0, so that the first step already moves.
     rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
     return optax.join_schedules([rise, after], [warmup]) if warmup else after

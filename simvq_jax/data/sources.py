@@ -142,7 +142,7 @@ def _prepared_builder(name: str, data_dir: str) -> Any:
 
     where = data_dir or "the default folder of TFDS"
     try:
-        builder = tfds.builder(name, data_dir=data_dir or None)
+        builder = tfds.builder(name, data_dir=os.path.expanduser(data_dir) or None)
     except ValueError as error:  # no such dataset, or a name that TFDS cannot parse
         raise FileNotFoundError(
             f"There is no dataset {name!r} in {where}; "
@@ -151,13 +151,13 @@ def _prepared_builder(name: str, data_dir: str) -> Any:
     if not builder.info.splits:
         raise FileNotFoundError(
             f"The dataset {name!r} is not prepared in {where}; "
-            f"run tfds build {name} --file_format=array_record, or set data_dir."
+            "prepare it as docs/IMAGENET.md does for ImageNet, or set data_dir."
         )
     formats = sorted(file_format.value for file_format in builder.info.available_file_formats())
     if "array_record" not in formats:
         raise ValueError(
             f"The dataset {name!r} in {where} is stored as {', '.join(formats)}, without random access; "
-            f"prepare it again with tfds build {name} --file_format=array_record."
+            "prepare it as array_record, as docs/IMAGENET.md does, into another data_dir."
         )
     if "image" not in builder.info.features:
         raise ValueError(

@@ -111,7 +111,7 @@ def test_an_unknown_dataset(prepared, name):
 
 
 def test_a_stock_dataset_that_is_not_prepared(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"'cifar10' is not prepared in .*; run tfds build cifar10"):
+    with pytest.raises(FileNotFoundError, match=r"'cifar10' is not prepared in .*; prepare it as docs/IMAGENET.md"):
         open_tfds("cifar10", "train", tmp_path)
 
 

@@ -1,5 +1,7 @@
 """SimVQ's contract: shapes, gradients, frozen basis, masks, types, statistics, the region loss, errors."""
 
+import functools
+
 import flax.errors
 import flax.linen as nn
 import jax
@@ -25,18 +27,24 @@ def tokens(*shape, seed=1, scale=1.0):
 def make(**fields):
     """A small SimVQ and its initial variables."""
     module = SimVQ(**{"codebook_size": K, "dim": D, **fields})
-    return module, module.init(jax.random.key(0), jnp.zeros((2, D)))
+    return module, jax.jit(module.init)(jax.random.key(0), jnp.zeros((2, D)))
+
+
+@functools.partial(jax.jit, static_argnames=("module", "method"))
+def apply(module, variables, *arguments, method="__call__", **masks):
+    """`module.apply` as one program, which compiles faster than its parts."""
+    return module.apply(variables, *arguments, method=method, **masks)
 
 
 def with_params(variables, params):
     return {**variables, "params": params}
 
 
-def trained(module, variables, z, key=0, **arguments):
+@functools.partial(jax.jit, static_argnames="module")
+def trained(module, variables, z, mask=None, key=0):
     """(result, new statistics) of one training call."""
-    out, changed = module.apply(
-        variables, z, train=True, mutable=["codebook_stats"], rngs={"quantizer": jax.random.key(key)}, **arguments
-    )
+    rngs = {"quantizer": jax.random.key(key)}
+    out, changed = module.apply(variables, z, mask, train=True, mutable=["codebook_stats"], rngs=rngs)
     return out, changed["codebook_stats"]
 
 
@@ -50,25 +58,25 @@ def numpy_result(codebook, z):
 # Shapes and values
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(LEADING)
 def test_any_leading_shape_gives_codes_and_indices_of_that_shape(leading):
     """A single vector (no leading axis), audio's (batch, time) and pictures' (batch, height, width) among them."""
     module, variables = make()
     z = tokens(*leading)
-    out = module.apply(variables, z)
+    out = apply(module, variables, z)
     assert out.z_q.shape == z.shape and out.indices.shape == leading and out.indices.dtype == jnp.int32
-    codebook = module.apply(variables, method="codebook")
+    codebook = apply(module, variables, method="codebook")
     expected, error = numpy_result(codebook, z)
     np.testing.assert_array_equal(out.indices, expected)
-    np.testing.assert_array_equal(out.z_q, module.apply(variables, out.indices, method="lookup"))
+    np.testing.assert_array_equal(out.z_q, apply(module, variables, out.indices, method="lookup"))
     np.testing.assert_allclose(out.z_q, codebook[out.indices], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(out.losses["commitment"], error, rtol=1e-5)
 
 
 def test_no_tokens_give_no_codes_and_no_loss():
     module, variables = make()
-    out = module.apply(variables, jnp.zeros((3, 0, D)))
+    out = apply(module, variables, jnp.zeros((3, 0, D)))
     assert out.z_q.shape == (3, 0, D) and out.indices.shape == (3, 0) and float(out.loss) == 0
 
 
@@ -76,14 +84,14 @@ def test_the_codebook_is_basis_times_kernel_plus_bias():
     module, variables = make()
     basis, transform = variables["codebook"]["basis"], variables["params"]["transform"]
     expected = np.asarray(basis, np.float64) @ np.asarray(transform["kernel"]) + np.asarray(transform["bias"])
-    np.testing.assert_allclose(module.apply(variables, method="codebook"), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(apply(module, variables, method="codebook"), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_value_is_the_code_itself_where_tokens_are_large():
     """z + (q - z) would round at the size of z."""
     module, variables = make()
-    out = module.apply(variables, tokens(50, scale=1e4))
-    np.testing.assert_array_equal(out.z_q, module.apply(variables, out.indices, method="lookup"))
+    out = apply(module, variables, tokens(50, scale=1e4))
+    np.testing.assert_array_equal(out.z_q, apply(module, variables, out.indices, method="lookup"))
 
 
 @pytest.mark.parametrize("fields", [{"basis_dim": 3}, {"basis_dim": 9}, {"use_bias": False}, {"basis_init": "uniform"}])
@@ -94,7 +102,7 @@ def test_other_bases_and_transforms_keep_the_contract(fields):
     assert variables["params"]["transform"]["kernel"].shape == (basis_dim, D)
     assert ("bias" in variables["params"]["transform"]) == fields.get("use_bias", True)
     z = tokens(2, 5)
-    out, codebook = module.apply(variables, z), module.apply(variables, method="codebook")
+    out, codebook = apply(module, variables, z), apply(module, variables, method="codebook")
     np.testing.assert_array_equal(out.indices, numpy_result(codebook, z)[0])
     np.testing.assert_allclose(out.z_q, codebook[out.indices], rtol=1e-6, atol=1e-7)
 
@@ -116,7 +124,7 @@ def test_the_basis_has_variance_one_over_its_dimension(basis_init, basis_dim):
 def test_the_gradient_passes_to_the_tokens_unchanged():
     module, variables = make()
     z, cotangent = tokens(3, 4), tokens(3, 4, seed=7)
-    _, pull = jax.vjp(lambda z: module.apply(variables, z).z_q, z)
+    _, pull = jax.vjp(lambda z: apply(module, variables, z).z_q, z)
     np.testing.assert_array_equal(pull(cotangent)[0], cotangent)
 
 
@@ -127,7 +135,7 @@ def test_the_transform_learns_from_the_codebook_loss_alone():
 
     def gradients(of):
         def scalar(params, z):
-            return of(module.apply(with_params(variables, params), z))
+            return of(apply(module, with_params(variables, params), z))
 
         return jax.grad(scalar, argnums=(0, 1))(variables["params"], z)
 
@@ -144,10 +152,10 @@ def test_the_gradients_are_those_derived_by_hand():
     z = tokens(12)
 
     def loss(params, z):
-        return module.apply(with_params(variables, params), z).loss
+        return apply(module, with_params(variables, params), z).loss
 
     params, to_tokens = jax.grad(loss, argnums=(0, 1))(variables["params"], z)
-    out = module.apply(variables, z)
+    out = apply(module, variables, z)
     gap = np.asarray(out.z_q - z) * 2 / z.size
     rows = np.asarray(variables["codebook"]["basis"])[out.indices]
     np.testing.assert_allclose(params["transform"]["kernel"], rows.T @ gap, rtol=1e-4, atol=1e-7)
@@ -166,10 +174,10 @@ def test_a_trainable_basis_is_a_parameter_with_a_gradient():
     module, variables = make(trainable_basis=True)
     assert "codebook" not in variables and set(variables["params"]) == {"basis", "transform"}
     z = tokens(12)
-    grads = jax.grad(lambda params: module.apply(with_params(variables, params), z).loss)(variables["params"])
+    grads = jax.grad(lambda params: apply(module, with_params(variables, params), z).loss)(variables["params"])
     moved = np.any(np.asarray(grads["basis"]) != 0, axis=1)
     used = np.zeros(K, bool)
-    used[np.asarray(module.apply(variables, z).indices)] = True
+    used[np.asarray(apply(module, variables, z).indices)] = True
     np.testing.assert_array_equal(moved, used)
     assert np.any(grads["transform"]["kernel"])
 
@@ -179,11 +187,11 @@ def test_legacy_puts_beta_on_the_other_term(beta):
     z = tokens(12)
     current, variables = make(beta=beta)
     legacy, _ = make(beta=beta, legacy=True)
-    old, new = legacy.apply(variables, z), current.apply(variables, z)
+    old, new = apply(legacy, variables, z), apply(current, variables, z)
     commitment, codebook = new.losses["commitment"], new.losses["codebook"]
     np.testing.assert_allclose(new.loss, beta * commitment + codebook, rtol=1e-6)
     np.testing.assert_allclose(old.loss, commitment + beta * codebook, rtol=1e-6)
-    of = lambda module: jax.grad(lambda p: module.apply(with_params(variables, p), z).loss)(variables["params"])  # noqa: E731
+    of = lambda module: jax.grad(lambda p: apply(module, with_params(variables, p), z).loss)(variables["params"])  # noqa: E731
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, beta * b, rtol=1e-5, atol=1e-8), of(legacy), of(current))
 
 
@@ -216,7 +224,7 @@ def test_padding_that_is_not_finite_counts_for_nothing():
     mask = jnp.arange(6) < 4
 
     def loss(params, z, mask):
-        return module.apply(with_params(variables, params), z, mask=mask).loss
+        return apply(module, with_params(variables, params), z, mask=mask).loss
 
     run = jax.value_and_grad(loss, argnums=(0, 1))
     value, (params, to_tokens) = run(variables["params"], z, mask)
@@ -240,7 +248,7 @@ def test_a_mask_that_keeps_nothing_gives_no_loss_and_ages_nothing():
 def test_bfloat16_tokens_are_compared_and_measured_in_float32():
     module, variables = make()
     z = tokens(40).astype(jnp.bfloat16)
-    out, exact = module.apply(variables, z), module.apply(variables, z.astype(jnp.float32))
+    out, exact = apply(module, variables, z), apply(module, variables, z.astype(jnp.float32))
     np.testing.assert_array_equal(out.indices, exact.indices)
     assert out.z_q.dtype == jnp.bfloat16 and exact.z_q.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves((out.losses, out.loss))} == {jnp.dtype("float32")}
@@ -252,7 +260,7 @@ def test_bfloat16_tokens_are_compared_and_measured_in_float32():
 def test_dtype_is_that_of_the_code_whatever_the_tokens_have(dtype):
     module, variables = make(dtype=dtype)
     for given_dtype in (jnp.float32, jnp.bfloat16):
-        out, pull = jax.vjp(lambda z: module.apply(variables, z).z_q, tokens(4).astype(given_dtype))
+        out, pull = jax.vjp(lambda z: apply(module, variables, z).z_q, tokens(4).astype(given_dtype))
         assert out.dtype == dtype and pull(jnp.ones_like(out))[0].dtype == given_dtype
 
 
@@ -262,8 +270,8 @@ def test_dtype_is_that_of_the_code_whatever_the_tokens_have(dtype):
 def test_age_counts_tokens_since_a_code_was_last_selected():
     module, variables = make()
     assert np.all(variables["codebook_stats"]["age"] == NEVER)
-    first = module.apply(variables, jnp.array([3, 3, 5]), method="lookup")
-    second = module.apply(variables, jnp.array([5, 7]), method="lookup")
+    first = apply(module, variables, jnp.array([3, 3, 5]), method="lookup")
+    second = apply(module, variables, jnp.array([5, 7]), method="lookup")
     _, stats = trained(module, variables, first)
     assert stats["age"][3] == 0 and stats["age"][5] == 0 and stats["age"][7] == NEVER
     _, stats = trained(module, {**variables, "codebook_stats": stats}, second)
@@ -289,7 +297,7 @@ def test_nothing_changes_without_train():
 def test_inference_needs_no_statistics():
     module, variables = make()
     kept = {name: variables[name] for name in ("params", "codebook")}
-    np.testing.assert_array_equal(module.apply(kept, tokens(5)).indices, module.apply(variables, tokens(5)).indices)
+    np.testing.assert_array_equal(apply(module, kept, tokens(5)).indices, apply(module, variables, tokens(5)).indices)
 
 
 # Region loss
@@ -306,7 +314,7 @@ def everything_in_use():
 def test_region_loss_weighs_selected_codes_alike(everything_in_use):
     """Same gradient as the mean over selected codes of ||q_k - mean of its tokens||^2 / d, formed by hand."""
     module, variables, z = everything_in_use
-    indices = np.asarray(module.apply(variables, z).indices)
+    indices = np.asarray(apply(module, variables, z).indices)
     selected = np.unique(indices)
     assert 1 < len(selected) < len(indices)
     means = jnp.stack([z[indices == code].mean(axis=0) for code in selected])
@@ -326,10 +334,10 @@ def test_region_loss_weighs_selected_codes_alike(everything_in_use):
 
 def test_region_loss_is_the_token_loss_where_codes_have_equally_many_tokens(everything_in_use):
     module, variables, _ = everything_in_use
-    codes = module.apply(variables, jnp.array([0, 0, 1, 1, 2, 2]), method="lookup")
+    codes = apply(module, variables, jnp.array([0, 0, 1, 1, 2, 2]), method="lookup")
     z = codes + 0.01 * tokens(6)
     region = trained(module, variables, z)[0].losses["codebook"]
-    np.testing.assert_allclose(region, module.apply(variables, z).losses["codebook"], rtol=1e-4)
+    np.testing.assert_allclose(region, apply(module, variables, z).losses["codebook"], rtol=1e-4)
 
 
 def test_an_unused_code_is_pulled_to_the_token_that_lends_itself():
@@ -352,41 +360,34 @@ def test_a_code_selected_in_this_step_is_not_pulled_twice():
     module, variables = make(codebook_loss="region", codebook_size=1)
     z = tokens(4)
     np.testing.assert_allclose(
-        trained(module, variables, z)[0].losses["codebook"], module.apply(variables, z).losses["codebook"], rtol=1e-6
+        trained(module, variables, z)[0].losses["codebook"], apply(module, variables, z).losses["codebook"], rtol=1e-6
     )
 
 
-def test_region_loss_raises_utilization_where_the_token_loss_does_not():
-    """Tokens far from almost every code, sixty steps of Adam on W and b alone."""
-    z = tokens(256, scale=0.3) + jnp.array([2.0, 0, 0, 0, 0, 0])[None]
+def codes_used_after_training(codebook_loss):
+    """Codes of 64 in use after a hundred steps of Adam on W and b alone, on tokens far from almost every code."""
+    module, variables = make(codebook_size=64, codebook_loss=codebook_loss, activity_window=512, region_sources=32)
+    z = tokens(256, scale=0.3) + jnp.array([[2.0, 0, 0, 0, 0, 0]])
+    optimizer = optax.adam(0.1)
 
-    def used_after_training(codebook_loss):
-        module, variables = make(codebook_size=64, codebook_loss=codebook_loss, activity_window=512, region_sources=32)
-        optimizer = optax.adam(0.03)
+    def step(carry, key):
+        params, stats, state = carry
 
-        @jax.jit
-        def step(params, stats, state, key):
-            def loss(params):
-                out, changed = module.apply(
-                    {**variables, "params": params, "codebook_stats": stats},
-                    z,
-                    train=True,
-                    mutable=["codebook_stats"],
-                    rngs={"quantizer": key},
-                )
-                return out.loss, changed["codebook_stats"]
+        def loss(params):
+            out, changed = trained(module, {**variables, "params": params, "codebook_stats": stats}, z, key=key)
+            return out.loss, changed
 
-            grads, stats = jax.grad(loss, has_aux=True)(params)
-            updates, state = optimizer.update(grads, state)
-            return optax.apply_updates(params, updates), stats, state
+        grads, stats = jax.grad(loss, has_aux=True)(params)
+        updates, state = optimizer.update(grads, state)
+        return (optax.apply_updates(params, updates), stats, state), None
 
-        params, stats = variables["params"], variables["codebook_stats"]
-        state = optimizer.init(params)
-        for number in range(60):
-            params, stats, state = step(params, stats, state, jax.random.key(number))
-        return len(np.unique(module.apply(with_params(variables, params), z).indices))
+    start = (variables["params"], variables["codebook_stats"], optimizer.init(variables["params"]))
+    (params, _, _), _ = jax.jit(lambda start: jax.lax.scan(step, start, jnp.arange(100)))(start)
+    return len(np.unique(apply(module, with_params(variables, params), z).indices))
 
-    assert used_after_training("region") > 1.5 * used_after_training("token")
+
+def test_region_loss_brings_codes_into_use_that_the_token_loss_leaves_dead():
+    assert codes_used_after_training("token") < 32 < 52 < codes_used_after_training("region")
 
 
 def test_region_loss_is_fixed_by_its_key():
@@ -400,7 +401,7 @@ def test_evaluation_uses_the_token_loss_and_no_randomness():
     region, variables = make(codebook_loss="region")
     token, _ = make()
     z = tokens(12)
-    jax.tree.map(np.testing.assert_array_equal, region.apply(variables, z), token.apply(variables, z))
+    jax.tree.map(np.testing.assert_array_equal, apply(region, variables, z), apply(token, variables, z))
 
 
 def test_training_with_the_region_loss_asks_for_its_key():
@@ -438,7 +439,7 @@ def test_a_mask_of_another_shape_is_refused(shape):
 
 def test_training_asks_for_mutable_statistics():
     module, variables = make()
-    with pytest.raises(ValueError, match=r"pass mutable=\['codebook_stats'\] to apply\.$") as caught:
+    with pytest.raises(ValueError, match=r"pass mutable=\['codebook_stats'\] to apply") as caught:
         module.apply(variables, tokens(4), train=True)
     assert "\n" not in str(caught.value)
 
@@ -450,8 +451,8 @@ def test_jit_and_vmap_give_what_the_plain_call_gives():
     module, variables = make()
     z = tokens(3, 7)
     plain = module.apply(variables, z)
-    mapped = jax.vmap(lambda row: module.apply(variables, row))(z)
-    for result in (jax.jit(module.apply)(variables, z), mapped):
+    mapped = jax.vmap(lambda row: apply(module, variables, row))(z)
+    for result in (apply(module, variables, z), mapped):
         np.testing.assert_array_equal(result.indices, plain.indices)
         np.testing.assert_allclose(result.z_q, plain.z_q, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(jnp.mean(mapped.loss), plain.loss, rtol=1e-5)
@@ -468,7 +469,7 @@ def test_rematerialised_gradients_are_the_same():
             rngs = {"quantizer": jax.random.key(3)}
             return module.apply(*arguments, mutable=["codebook_stats"], rngs=rngs)[0].loss
 
-        return jax.grad(loss)(variables["params"])
+        return jax.jit(jax.grad(loss))(variables["params"])
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), gradient(again), gradient(module))
 

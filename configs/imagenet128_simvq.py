@@ -1,0 +1,34 @@
+"""The paper's image experiment: ImageNet at 128 x 128, f = 8, SimVQ with K codes of d = 128.
+
+    python -m simvq_jax.train --config=configs/imagenet128_simvq.py:65k --workdir=runs/imagenet128_simvq_65k \\
+        --config.losses.lpips_vgg=vgg16-397923af.pth --config.losses.lpips_linear=vgg.pth
+
+K is 1k, 8k, 65k or 262k. Settings and schedule are the official ones: 50 epochs at a global batch of 256, Adam at a
+constant 1e-4 for everything, EMA .999, LPIPS and PatchGAN from step 0. README says how to prepare ImageNet and where
+the two LPIPS files are.
+
+Needs: 431 GFLOP a picture by the compiler's count (LPIPS not in it), so 110 TFLOP a step and 2.8e19 for all 250,250.
+Neither time nor memory was measured on an accelerator yet; where memory is short, raise --config.accumulate or set
+--config.model.remat.
+
+Expect (the paper's figures, 50,000 validation pictures; ours are not measured yet):
+    K       utilization  rFID  LPIPS  PSNR   SSIM
+    1k      100%         3.67  .16    22.34  70.8
+    8k      100%         2.98  .14    23.23  74.7
+    65k     100%         2.24  .12    24.15  78.4
+    262k    100%         1.99  .11    24.68  80.3
+"""
+
+from configs import common
+
+SIZES = {"1k": 1024, "8k": 8192, "65k": 65_536, "262k": 262_144}
+
+
+def get_config(size: str = "65k"):
+    """size: "1k", "8k", "65k" or "262k"."""
+    if size not in SIZES:
+        raise ValueError(f"imagenet128_simvq.py:{size} is unknown: K must be one of {', '.join(SIZES)}.")
+    config = common.get_config()
+    config.dtype = "bfloat16"
+    config.quantizer.codebook_size = SIZES[size]
+    return config
