@@ -15,9 +15,7 @@ from configs import imagenet128_simvq
 def get_config(size: str = "65k"):
     """size: "1k", "8k", "65k" or "262k"."""
     if size not in imagenet128_simvq.SIZES:
-        raise ValueError(
-            f"imagenet128_vq.py:{size} is unknown: K must be one of {', '.join(imagenet128_simvq.SIZES)}."
-        )
+        raise ValueError(f"imagenet128_vq.py:{size} is unknown: K must be one of {', '.join(imagenet128_simvq.SIZES)}.")
     config = imagenet128_simvq.get_config(size)
     config.quantizer.kind = "vq"
     return config

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
+from configs import common
+from simvq_jax import cli
 from simvq_jax.data.pipeline import eval_batches, eval_crops, train_batches
 from simvq_jax.data.sources import SkipLog, open_source
 from simvq_jax.discriminators.patch import PatchGAN
@@ -96,9 +98,7 @@ def build_schedules(config) -> dict[str, Any]:
     schedule, steps = config.schedule, config.steps
 
     def rest(peak):
-        return make_schedule(
-            schedule.kind, peak, steps, schedule.warmup_fraction, schedule.cooldown_fraction
-        )
+        return make_schedule(schedule.kind, peak, steps, schedule.warmup_fraction, schedule.cooldown_fraction)
 
     return {
         "generator": rest(config.optimizer.learning_rate),
@@ -223,11 +223,20 @@ class EvalData:
 
 
 def read_config(run: Path) -> ml_collections.ConfigDict:
-    """The resolved config of a run. Raises FileNotFoundError or ValueError where there is none to read."""
+    """The resolved config of a run; keys that are newer than the run take their defaults.
+
+    Raises FileNotFoundError or ValueError where there is none to read, or it has keys that no longer exist.
+    """
     path = Path(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {run} is no run folder; give one that training wrote.")
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+        stored = cli.flatten(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{path} is no readable JSON ({error}): restore it, or train into a new folder.") from error
+    config = common.get_config()
+    unknown = sorted(stored.keys() - cli.flatten(config).keys())
+    if unknown:
+        raise ValueError(f"{path} has keys that this version does not know ({', '.join(unknown)}): use the older one.")
+    config.update_from_flattened_dict(stored)
+    return config

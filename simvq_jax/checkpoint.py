@@ -15,7 +15,6 @@ from absl import logging
 
 from simvq_jax.state import TrainState
 
-
 SPACE_MARGIN = 1.2  # free space asked for, over the bytes of the arrays
 
 

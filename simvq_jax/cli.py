@@ -83,15 +83,19 @@ def load_config(argument: str) -> tuple[Path, ml_collections.ConfigDict]:
     beside = Path(__file__).resolve().parent.parent / name
     file = next((f for f in (Path(name), beside) if f.is_file()), None)
     if file is None:
-        folder = beside.parent if beside.parent.is_dir() else Path("configs")
+        folder = Path(__file__).resolve().parent.parent / "configs"
         known = [f"{folder.name}/{f.name}" for f in sorted(folder.glob("*.py")) if f.stem not in ("__init__", "common")]
         raise FileNotFoundError(f"--config={name} is no file; known are {', '.join(known)}.")
     spec = importlib.util.spec_from_file_location("experiment", file)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--config={name} is no Python file: give configs/NAME.py.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return file, module.get_config(*([argument] if argument else []))
+        config = module.get_config(*([argument] if argument else []))
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise TypeError(f"get_config gives a {type(config).__name__}, not a ConfigDict")
+        return file, config
     except ValueError:
         raise
     except Exception as error:
@@ -100,6 +104,7 @@ def load_config(argument: str) -> tuple[Path, ml_collections.ConfigDict]:
 
 def _check_config(argv: list[str]) -> list[str]:
     """Checks every `--config...` argument against the config it changes; returns argv with the file's real path."""
+    argv = _joined(argv)
     given = next((a for a in argv if a.startswith(("--config=", "-config="))), None)
     if given is None:
         return argv
@@ -119,6 +124,18 @@ def _check_config(argv: list[str]) -> list[str]:
     argument = given.partition("=")[2].partition(":")[2]
     resolved = f"--config={file}" + (f":{argument}" if argument else "")
     return [resolved if a == given else a for a in argv]
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """`--config X` and `--config.key X`, which absl takes as well, as one argument each."""
+    joined: list[str] = []
+    for argument in argv:
+        open_flag = joined and joined[-1].lstrip("-").split(".")[0] == "config" and "=" not in joined[-1]
+        if open_flag and joined[-1].startswith("-") and not argument.startswith("--"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _fits(text: str, default) -> bool:

@@ -167,7 +167,7 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0) -> Evaluati
             perceptual,
             eval_data.batches(),
             mesh,
-            Progress(f"evaluate {Path(run).name}", 0, -(-len(eval_data) // config.data.eval_batch_size)),
+            Progress(f"evaluate {Path(run).name}", -(-len(eval_data) // config.data.eval_batch_size)),
         )
 
 

@@ -19,14 +19,14 @@ def make_schedule(
     """
     if kind not in SCHEDULES:
         raise ValueError(f"a schedule's kind is {kind!r} but must be one of {SCHEDULES}.")
-    if min(warmup_fraction, cooldown_fraction) < 0 or warmup_fraction + cooldown_fraction >= 1:
+    if not (warmup_fraction >= 0 and cooldown_fraction >= 0 and warmup_fraction + cooldown_fraction < 1):  # nor NaN
         raise ValueError(
             f"the schedule's warm-up of {warmup_fraction} and cooldown of {cooldown_fraction} of all steps must lie in"
             " [0, 1) and leave some steps between them."
         )
     if steps < 1:
         raise ValueError(f"steps is {steps} but must be at least 1.")
-    if peak < 0:
+    if not peak >= 0:
         raise ValueError(f"a learning rate is {peak} but must be at least 0.")
     warmup = int(steps * warmup_fraction)
     if kind == "warmup_cosine":

@@ -11,23 +11,26 @@ WIDTH = 24
 class Progress:
     """Prints `label step/total`, the rate, the time left and a few figures."""
 
-    def __init__(self, label: str, start: int, total: int, stream=sys.stderr):
-        self._label, self._start, self._total, self._stream = label, start, total, stream
+    def __init__(self, label: str, total: int, stream=sys.stderr):
+        self._label, self._total, self._stream = label, total, stream
         self._bar = stream.isatty()
-        self._began = time.monotonic()
-        self._last = self._began
+        self._began = self._last = time.monotonic()
+        self._first: tuple[int, float] | None = None  # where the rate is measured from: compilation is over by then
 
     def update(self, step: int, figures: str = "") -> None:
         """Shows that `step` steps are done; cheap to call every step."""
         now = time.monotonic()
+        self._first = self._first or (step, now)
         wait = BAR_EVERY if self._bar else PLAIN_EVERY
         done = step >= self._total
         if now - self._last < wait and not done:
             return
         self._last = now
-        passed, steps = now - self._began, step - self._start
-        left = passed / steps * (self._total - step) if steps > 0 else float("nan")
-        line = f"{self._label} {step}/{self._total}  {duration(passed)} passed, {duration(left)} left  {figures}"
+        first_step, first_time = self._first
+        pace = (now - first_time) / (step - first_step) if step > first_step else float("nan")
+        left = 0.0 if done else pace * (self._total - step)
+        passed = duration(now - self._began)
+        line = f"{self._label} {step}/{self._total}  {passed} passed, {duration(left)} left  {figures}".rstrip()
         if self._bar:
             filled = WIDTH * step // max(self._total, 1)
             self._stream.write(f"\r\033[K[{'=' * filled}{' ' * (WIDTH - filled)}] {line}" + ("\n" if done else ""))

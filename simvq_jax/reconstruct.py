@@ -4,6 +4,7 @@ Images may have any size and mode; each is written as a PNG of the same size und
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,13 @@ def reconstruct_folder(tokenizer: Tokenizer, inputs: Path, out: Path, max_pixels
     """
     root = inputs.parent if inputs.is_file() else inputs
     files = [inputs] if inputs.is_file() else list_images(inputs)
-    if out.resolve() == root.resolve():
+    targets = _targets(files, root, out)
+    overwritten = {target.resolve() for target in targets} & {file.resolve() for file in files}
+    if out.resolve() == root.resolve() or overwritten:
         raise ValueError(f"{out} is the folder of the inputs: give another --out, so that none is overwritten.")
     out.mkdir(parents=True, exist_ok=True)
-    targets = _targets(files, root, out)
     skipped = SkipLog(out / "skipped_files.txt")
-    progress = Progress("reconstruct", 0, len(files))
+    progress = Progress("reconstruct", len(files))
     for number, (file, target) in enumerate(zip(files, targets, strict=True), start=1):
         try:
             _reconstruct_file(tokenizer, file, target, max_pixels)
@@ -43,10 +45,10 @@ def reconstruct_folder(tokenizer: Tokenizer, inputs: Path, out: Path, max_pixels
 def _targets(files: list[Path], root: Path, out: Path) -> list[Path]:
     """PNG names; a.jpg and a.png in one folder keep their suffixes, so that neither overwrites the other."""
     plain = [out / file.relative_to(root).with_suffix(".png") for file in files]
-    return [
-        target if plain.count(target) == 1 else out / f"{file.relative_to(root)}.png"
-        for file, target in zip(files, plain, strict=True)
-    ]
+    full = [out / f"{file.relative_to(root)}.png" for file in files]
+    times = Counter(plain)
+    targets = [short if times[short] == 1 else long for short, long in zip(plain, full, strict=True)]
+    return targets if len(set(targets)) == len(files) else full  # with a.jpg.png beside them, all keep their suffixes
 
 
 def _reconstruct_file(tokenizer: Tokenizer, file: Path, target: Path, max_pixels: int) -> None:

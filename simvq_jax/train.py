@@ -212,7 +212,7 @@ class Observer:
 
     def begin(self, state: TrainState, start: int, last: int) -> None:
         """Announces the run; a new one is evaluated before its first step."""
-        self._progress = Progress(self._workdir.name, start, self._config.steps)
+        self._progress = Progress(self._workdir.name, self._config.steps)
         verb = f"resuming at step {start}" if start else "training"
         devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
         self._progress.note(f"{self._workdir}: {verb}, to step {last}, on {devices}")

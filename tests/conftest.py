@@ -43,8 +43,9 @@ def fixtures() -> Path:
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory) -> Path:
     """A finished toy run, shared: do not change it."""
-    from simvq_jax.train import train
     from tiny import tiny_config
+
+    from simvq_jax.train import train
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     train(tiny_config(), run)

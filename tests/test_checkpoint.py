@@ -15,6 +15,7 @@ from tiny import tiny_config
 from simvq_jax import api, checkpoint, train
 from simvq_jax.checkpoint import Checkpointer, CheckpointError, checksums
 
+
 @pytest.fixture(autouse=True)
 def quiet_leftovers(monkeypatch):
     """Reads of damaged files leave futures of orbax and tensorstore behind, which complain when they are collected."""
@@ -80,7 +81,7 @@ def test_all_damaged_is_an_error(run):
     for file in (run / "checkpoints").rglob("*"):
         if file.is_file() and file.parent.name == "d":
             file.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="all 2 checkpoints of .* are damaged"):
+    with pytest.raises(CheckpointError, match=r"all 2 checkpoints of .* are damaged"):
         api.load(run)
 
 

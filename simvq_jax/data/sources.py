@@ -142,7 +142,7 @@ def _prepared_builder(name: str, data_dir: str) -> Any:
 
     where = data_dir or "the default folder of TFDS"
     try:
-        builder = tfds.builder(name, data_dir=os.path.expanduser(data_dir) or None)
+        builder = tfds.builder(name, data_dir=str(Path(data_dir).expanduser()) if data_dir else None)
     except ValueError as error:  # no such dataset, or a name that TFDS cannot parse
         raise FileNotFoundError(
             f"There is no dataset {name!r} in {where}; "

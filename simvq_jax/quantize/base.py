@@ -123,9 +123,11 @@ class Quantizer(nn.Module):
         counts = count_codes(indices, weight, self.codebook_size)
         if train and not self.is_initializing():
             self._advance_stats(counts)
+        # Padding may hold anything, and 0 x NaN is NaN.
+        counted = tokens if mask is None else jnp.where(mask[..., None], tokens, 0.0)
         losses = {
-            "commitment": mean_square(tokens - jax.lax.stop_gradient(q), weight),
-            "codebook": self.codebook_loss_value(jax.lax.stop_gradient(tokens), q, indices, weight, counts, train),
+            "commitment": mean_square(counted - jax.lax.stop_gradient(q), weight),
+            "codebook": self.codebook_loss_value(jax.lax.stop_gradient(counted), q, indices, weight, counts, train),
         }
         on_commitment, on_codebook = (1.0, self.beta) if self.legacy else (self.beta, 1.0)
         loss = on_commitment * losses["commitment"] + on_codebook * losses["codebook"]

@@ -134,7 +134,7 @@ def altered(prepared, tmp_path):
 
 def test_tfrecord_is_refused(altered):
     data_dir = altered("dataset_info.json", lambda info: info.update(fileFormat="tfrecord"))
-    with pytest.raises(ValueError, match="is stored as tfrecord, without random access; prepare it again"):
+    with pytest.raises(ValueError, match="is stored as tfrecord, without random access; prepare it as array_record"):
         open_tfds("my_pictures", "train", data_dir)
 
 

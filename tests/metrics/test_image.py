@@ -12,7 +12,7 @@ BORDER = 5  # half of the window of 11
 
 def levels(x):
     """The 256 levels as a PNG file would hold them."""
-    return np.round((np.clip(np.asarray(x, np.float64), -1, 1) + 1) * 127.5)
+    return np.round((np.clip(np.asarray(x), -1, 1) + 1) * np.float32(127.5)).astype(np.float64)
 
 
 def pair(kind, shape=(3, 24, 31, 3)):

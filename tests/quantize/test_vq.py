@@ -189,8 +189,8 @@ def test_affine_is_x_kernel_plus_bias():
     module = Affine(5, 3)
     variables = module.init(jax.random.key(0), jnp.zeros((1, 5)))
     x = jax.random.normal(jax.random.key(1), (2, 4, 5))
-    kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
-    np.testing.assert_allclose(module.apply(variables, x), np.asarray(x) @ kernel + bias[None], rtol=1e-5, atol=1e-6)
+    kernel, bias = (np.asarray(variables["params"][name]) for name in ("kernel", "bias"))
+    np.testing.assert_allclose(module.apply(variables, x), np.asarray(x) @ kernel + bias, rtol=1e-5, atol=1e-6)
 
 
 class Reader(nn.Module):

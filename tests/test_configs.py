@@ -1,0 +1,105 @@
+"""Every experiment builds at full size, overrides known keys with their types, and says how to start it."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import pytest
+
+from configs import common
+from simvq_jax import build
+from simvq_jax.cli import flatten
+
+FOLDER = Path(common.__file__).parent
+FILES = sorted(file for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "common"))
+SIZES = {"1k": 1024, "8k": 8192, "65k": 65_536, "262k": 262_144}
+ARGUMENTS = {
+    "quickstart": ["simvq", "vq"],
+    "imagenet128_simvq": list(SIZES),
+    "imagenet128_vq": list(SIZES),
+}
+CASES = [(file, argument) for file in FILES for argument in [None, *ARGUMENTS.get(file.stem, [])]]
+
+
+def module_of(file):
+    spec = importlib.util.spec_from_file_location("experiment", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def config_of(file, argument):
+    return module_of(file).get_config(*([argument] if argument else []))
+
+
+def name(value):
+    return value.stem if isinstance(value, Path) else str(value)
+
+
+@pytest.mark.parametrize(("file", "argument"), CASES, ids=name)
+def test_a_config_builds_at_full_size(file, argument):
+    """Nothing is computed: the state is traced for its shapes alone."""
+    config = config_of(file, argument)
+    networks, optimizers = build.build_networks(config), build.build_optimizers(config)
+    weights = build.build_loss_weights(config)
+    assert weights.quantizer > 0 and weights.l1 + weights.l2 > 0
+    state = jax.eval_shape(lambda key: build.build_state(config, networks, optimizers, key), jax.random.key(0))
+    size, dim = config.quantizer.codebook_size, config.quantizer.dim
+    if config.quantizer.kind == "vq":
+        assert state.generator.params["quantizer"]["codebook"].shape == (size, dim) and not state.codebook
+    else:
+        assert state.codebook["quantizer"]["basis"].shape == (size, dim)
+        assert state.generator.params["quantizer"]["transform"]["kernel"].shape == (dim, dim)
+    assert state.codebook_stats["quantizer"]["age"].shape == (size,)
+    assert bool(state.discriminator.params) == config.discriminator.enabled
+    assert config.data.size % 2 ** (len(config.model.multipliers) - 1) == 0
+    assert config.data.resize_short == 0 or config.data.resize_short >= config.data.size
+
+
+@pytest.mark.parametrize(("file", "argument"), CASES, ids=name)
+def test_every_key_exists_in_common_with_the_same_type(file, argument):
+    defaults, values = flatten(common.get_config()), flatten(config_of(file, argument))
+    assert values.keys() == defaults.keys()
+    assert {key: type(value) for key, value in values.items()} == {k: type(v) for k, v in defaults.items()}
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_a_config_says_how_to_start_it(file):
+    docstring = module_of(file).__doc__
+    assert f"python -m simvq_jax.train --config=configs/{file.name}" in docstring
+    assert "--workdir=runs/" in docstring
+    for argument in ARGUMENTS.get(file.stem, []):
+        assert argument in docstring.lower()
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_every_config_tested_is_listed_with_its_arguments(file):
+    """A new file that takes an argument must say here which."""
+    takes_argument = module_of(file).get_config.__code__.co_argcount > 0
+    assert takes_argument == (file.stem in ARGUMENTS)
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.stem in ARGUMENTS], ids=name)
+def test_an_unknown_argument_gets_one_sentence(file):
+    with pytest.raises(ValueError, match=rf"{file.name}:colour is unknown") as caught:
+        config_of(file, "colour")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_two_methods_of_an_experiment_differ_in_the_method_alone():
+    def differences(a, b):
+        a, b = flatten(a), flatten(b)
+        return {key for key in a if a[key] != b[key]}
+
+    quickstart = FOLDER / "quickstart.py"
+    assert differences(config_of(quickstart, "simvq"), config_of(quickstart, "vq")) == {"quantizer.kind"}
+    pair = [config_of(FOLDER / f"imagenet128_{kind}.py", "65k") for kind in ("simvq", "vq")]
+    assert differences(*pair) == {"quantizer.kind"}
+
+
+@pytest.mark.parametrize("argument", SIZES)
+def test_the_paper_s_codebook_sizes(argument):
+    config = config_of(FOLDER / "imagenet128_simvq.py", argument)
+    assert config.quantizer.codebook_size == SIZES[argument]
+    assert config.steps == 50 * -(-1_281_167 // 256)  # epochs
+    assert (config.batch_size, config.quantizer.dim, config.optimizer.ema_decay) == (256, 128, 0.999)

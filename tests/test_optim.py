@@ -1,0 +1,176 @@
+"""Schedules to their last step, and the transform's own rate and clipping."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simvq_jax.optim import (
+    discriminator_optimizer,
+    generator_optimizer,
+    label_groups,
+    make_schedule,
+    transform_of,
+)
+
+ADAM = {"b1": 0.5, "b2": 0.9}
+
+
+def rates(schedule, steps):
+    return np.array([float(schedule(step)) for step in range(steps)])
+
+
+def parameters():
+    """A SimVQ generator's parameters in small: a transform, and networks around it."""
+    return {
+        "encoder": {"conv": {"kernel": jnp.full((3, 2), 0.5)}},
+        "quantizer": {"transform": {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}},
+        "decoder": {"conv_out": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}},
+    }
+
+
+def one_step(optimizer, grads, params):
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    return updates
+
+
+# Schedules
+
+
+def test_constant_without_warmup_is_the_peak_at_every_step():
+    np.testing.assert_allclose(rates(make_schedule("constant", 0.3, 10, 0.0), 20), 0.3)
+
+
+@pytest.mark.parametrize("kind", ["constant", "warmup_cosine"])
+def test_warmup_rises_in_equal_steps_and_the_first_one_moves(kind):
+    schedule = make_schedule(kind, 1.0, 20, 0.25)
+    np.testing.assert_allclose(rates(schedule, 5), [0.2, 0.4, 0.6, 0.8, 1.0], rtol=1e-6)
+
+
+def test_a_constant_stays_at_its_peak_after_warmup():
+    np.testing.assert_allclose(rates(make_schedule("constant", 2.0, 20, 0.25), 40)[5:], 2.0)
+
+
+def test_a_cosine_falls_to_zero_at_the_end_and_stays_there():
+    schedule = make_schedule("warmup_cosine", 1.0, 20, 0.25)
+    after = rates(schedule, 21)[5:]
+    np.testing.assert_allclose(after, 0.5 * (1 + np.cos(np.pi * np.arange(16) / 15)), atol=1e-6)
+    assert [float(schedule(step)) for step in (20, 21, 30, 10**6)] == [0.0] * 4
+
+
+def test_a_cooldown_is_constant_and_then_falls_to_zero_at_the_end():
+    schedule = make_schedule("cooldown", 1.0, 20, 0.25, 0.2)
+    expected = [0.2, 0.4, 0.6, 0.8, *[1.0] * 13, 0.75, 0.5, 0.25, 0.0, 0.0]
+    np.testing.assert_allclose(rates(schedule, 22), expected, rtol=1e-6, atol=1e-7)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from(["constant", "warmup_cosine", "cooldown"]),
+    st.integers(1, 40),
+    st.floats(0, 0.6),
+    st.floats(0, 0.39),
+)
+def test_any_number_of_steps_gives_positive_rates_up_to_the_peak(kind, steps, warmup, cooldown):
+    schedule = make_schedule(kind, 0.1, steps, warmup, cooldown)
+    got = rates(schedule, steps)
+    assert np.all(got > 0) and np.all(got <= 0.1 * (1 + 1e-6))
+    np.testing.assert_allclose(got.max(), 0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("cosine", 1.0, 10, 0.0), "kind is 'cosine' but must be one of"),
+        (("constant", 1.0, 10, 1.0), r"warm-up of 1.0 .* must lie in \[0, 1\)"),
+        (("constant", 1.0, 10, -0.1), r"warm-up of -0.1 .* must lie in \[0, 1\)"),
+        (("constant", 1.0, 10, float("nan")), r"warm-up of nan .* must lie in"),
+        (("cooldown", 1.0, 10, 0.5, 0.5), "cooldown of 0.5 .* leave some steps between them"),
+        (("cooldown", 1.0, 10, 0.0, -0.5), "cooldown of -0.5 .* must lie in"),
+        (("constant", 1.0, 0, 0.0), "steps is 0 but must be at least 1"),
+        (("constant", -1.0, 10, 0.0), "a learning rate is -1.0 but must be at least 0"),
+        (("constant", float("nan"), 10, 0.0), "a learning rate is nan but must be at least 0"),
+    ],
+)
+def test_impossible_schedules_get_one_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make_schedule(*arguments)
+
+
+# Optimisers
+
+
+def test_the_transform_moves_by_its_own_rate_and_the_rest_by_the_other():
+    """Adam's first step from a constant gradient is the rate itself."""
+    params = parameters()
+    optimizer = generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=0.0)
+    updates = one_step(optimizer, jax.tree.map(jnp.ones_like, params), params)
+    for leaf in jax.tree.leaves(updates["quantizer"]):
+        np.testing.assert_allclose(leaf, -0.5, rtol=1e-5)
+    for leaf in jax.tree.leaves((updates["encoder"], updates["decoder"])):
+        np.testing.assert_allclose(leaf, -0.01, rtol=1e-5)
+
+
+def test_each_group_follows_its_own_schedule_step_by_step():
+    params = parameters()
+    optimizer = generator_optimizer(lambda step: 0.1 * step, lambda step: 1.0 / (1 + step), **ADAM, clip_norm=0.0)
+    state, moved = optimizer.init(params), []
+    for _ in range(3):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        moved.append((updates["quantizer"]["transform"]["bias"][0], updates["decoder"]["conv_out"]["bias"][0]))
+    np.testing.assert_allclose(moved, [(-1, 0), (-1 / 2, -0.1), (-1 / 3, -0.2)], rtol=1e-5, atol=1e-7)
+
+
+def test_each_group_is_clipped_by_its_own_norm():
+    """Two steps, for Adam's first forgets the gradient's size; clipped by hand and by the optimiser."""
+    params = parameters()
+    large = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 7.0), params)
+    small = {**large, "quantizer": jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01), params["quantizer"])}
+    rest_norm = optax.tree.norm((large["encoder"], large["decoder"]))
+    by_hand = {name: jax.tree.map(lambda leaf: leaf / rest_norm, large[name]) for name in ("encoder", "decoder")}
+
+    def second_update(clip_norm, *gradients):
+        optimizer = generator_optimizer(lambda step: 0.1, lambda step: 0.1, **ADAM, clip_norm=clip_norm)
+        state = optimizer.init(params)
+        for grads in gradients:
+            updates, state = optimizer.update(grads, state, params)
+        return updates
+
+    gentle = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01), params)
+    clipped = second_update(1.0, gentle, small)
+    expected = second_update(0.0, gentle, {**small, **by_hand})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), clipped, expected)
+    unclipped = second_update(0.0, gentle, small)
+    assert not np.allclose(clipped["encoder"]["conv"]["kernel"], unclipped["encoder"]["conv"]["kernel"], rtol=1e-3)
+
+
+def test_labels_tell_the_transform_from_the_rest():
+    labels = label_groups(parameters())
+    assert labels["quantizer"] == {"transform": {"kernel": "transform", "bias": "transform"}}
+    assert set(jax.tree.leaves((labels["encoder"], labels["decoder"]))) == {"rest"}
+    assert label_groups({"quantizer": {"basis": jnp.ones(2)}}) == {"quantizer": {"basis": "rest"}}
+
+
+def test_parameters_without_a_transform_are_trained_at_the_rest_rate():
+    params = {"encoder": {"kernel": jnp.ones(3)}, "quantizer": {"codebook": jnp.ones((4, 2))}}
+    optimizer = generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=1.0)
+    updates = one_step(optimizer, jax.tree.map(jnp.ones_like, params), params)
+    for leaf in jax.tree.leaves(updates):
+        np.testing.assert_allclose(leaf, -0.01, rtol=1e-5)
+
+
+def test_the_transform_is_found_or_empty():
+    assert set(transform_of(parameters())) == {"kernel", "bias"}
+    assert transform_of({"quantizer": {"codebook": jnp.ones(2)}}) == {}
+    assert transform_of({"encoder": {}}) == {}
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1e-3])
+def test_the_discriminator_has_plain_adam(clip_norm):
+    params = {"kernel": jnp.zeros(4)}
+    grads = {"kernel": jnp.array([3.0, -3.0, 3.0, -3.0])}
+    updates = one_step(discriminator_optimizer(lambda step: 0.2, **ADAM, clip_norm=clip_norm), grads, params)
+    np.testing.assert_allclose(updates["kernel"], [-0.2, 0.2, -0.2, 0.2], rtol=1e-4)
