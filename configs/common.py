@@ -86,9 +86,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.ema_decay = 0.999
 
     config.schedule = ml_collections.ConfigDict()
-    config.schedule.kind = "constant"  # constant | warmup_cosine | cooldown
+    config.schedule.kind = "constant"  # constant | warmup_cosine
     config.schedule.warmup_fraction = 0.0  # of steps; a constant schedule warms up too
     config.schedule.transform_kind = "constant"  # of the codebook transform: the same choices
     config.schedule.transform_warmup_fraction = 0.0
-    config.schedule.cooldown_fraction = 0.2  # of steps, at the end, for every schedule of kind "cooldown"
     return config

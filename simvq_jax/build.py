@@ -98,7 +98,7 @@ def build_schedules(config) -> dict[str, Any]:
     schedule, steps = config.schedule, config.steps
 
     def rest(peak):
-        return make_schedule(schedule.kind, peak, steps, schedule.warmup_fraction, schedule.cooldown_fraction)
+        return make_schedule(schedule.kind, peak, steps, schedule.warmup_fraction)
 
     return {
         "generator": rest(config.optimizer.learning_rate),
@@ -108,7 +108,6 @@ def build_schedules(config) -> dict[str, Any]:
             config.optimizer.transform_learning_rate,
             steps,
             schedule.transform_warmup_fraction,
-            schedule.cooldown_fraction,
         ),
     }
 

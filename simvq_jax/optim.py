@@ -3,39 +3,27 @@
 import jax
 import optax
 
-SCHEDULES = ("constant", "warmup_cosine", "cooldown")
+SCHEDULES = ("constant", "warmup_cosine")
 
 
-def make_schedule(
-    kind: str, peak: float, steps: int, warmup_fraction: float, cooldown_fraction: float = 0.0
-) -> optax.Schedule:
-    """Learning rate by step: a linear warm-up over `warmup_fraction` of `steps`, then by `kind`:
+def make_schedule(kind: str, peak: float, steps: int, warmup_fraction: float) -> optax.Schedule:
+    """Learning rate by step: linear warm-up over `warmup_fraction` of `steps`, then constant or a cosine to 0.
 
-    "constant"; "warmup_cosine", a cosine to 0; "cooldown", constant and then linear to 0 over the last
-    `cooldown_fraction` of `steps`. Any `steps` >= 1 works; past the end a falling rate stays at 0.
+    Any `steps` >= 1 works; past the end a cosine stays at 0.
 
     Raises:
-        ValueError: unknown kind, fractions below 0 or of 1 and more together, steps below 1, a negative rate.
+        ValueError: unknown kind, a fraction outside [0, 1), steps below 1, a negative rate.
     """
     if kind not in SCHEDULES:
-        raise ValueError(f"a schedule's kind is {kind!r} but must be one of {SCHEDULES}.")
-    if not (warmup_fraction >= 0 and cooldown_fraction >= 0 and warmup_fraction + cooldown_fraction < 1):  # nor NaN
-        raise ValueError(
-            f"the schedule's warm-up of {warmup_fraction} and cooldown of {cooldown_fraction} of all steps must lie in"
-            " [0, 1) and leave some steps between them."
-        )
+        raise ValueError(f"a schedule's kind is {kind!r} but must be one of {', '.join(SCHEDULES)}.")
+    if not 0 <= warmup_fraction < 1:
+        raise ValueError(f"a schedule's warm-up fraction is {warmup_fraction} but must lie in [0, 1).")
     if steps < 1:
         raise ValueError(f"steps is {steps} but must be at least 1.")
-    if not peak >= 0:
+    if not peak >= 0:  # nor NaN
         raise ValueError(f"a learning rate is {peak} but must be at least 0.")
     warmup = int(steps * warmup_fraction)
-    if kind == "warmup_cosine":
-        after = optax.cosine_decay_schedule(peak, steps - warmup)
-    elif kind == "cooldown":
-        cooldown = max(int(steps * cooldown_fraction), 1)
-        after = optax.linear_schedule(peak, 0.0, cooldown, transition_begin=steps - warmup - cooldown)
-    else:
-        after = optax.constant_schedule(peak)
+    after = optax.constant_schedule(peak) if kind == "constant" else optax.cosine_decay_schedule(peak, steps - warmup)
     # From 1 / warmup rather than 0, so that the first step already moves.
     rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
     return optax.join_schedules([rise, after], [warmup]) if warmup else after

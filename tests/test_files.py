@@ -1,6 +1,5 @@
 """A file is replaced whole or not at all."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ def test_a_write_that_fails_halfway_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", full_disk)
     with pytest.raises(OSError, match="No space left"):
         replace_text(path, "new and longer")
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["figures.json"]
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_move_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
@@ -42,7 +41,7 @@ def test_a_move_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(PermissionError):
         replace_text(path, "new")
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["figures.json"]
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_folder_is_an_error(tmp_path):

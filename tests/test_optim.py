@@ -61,21 +61,14 @@ def test_a_cosine_falls_to_zero_at_the_end_and_stays_there():
     assert [float(schedule(step)) for step in (20, 21, 30, 10**6)] == [0.0] * 4
 
 
-def test_a_cooldown_is_constant_and_then_falls_to_zero_at_the_end():
-    schedule = make_schedule("cooldown", 1.0, 20, 0.25, 0.2)
-    expected = [0.2, 0.4, 0.6, 0.8, *[1.0] * 13, 0.75, 0.5, 0.25, 0.0, 0.0]
-    np.testing.assert_allclose(rates(schedule, 22), expected, rtol=1e-6, atol=1e-7)
-
-
 @settings(max_examples=20, deadline=None)
 @given(
-    st.sampled_from(["constant", "warmup_cosine", "cooldown"]),
+    st.sampled_from(["constant", "warmup_cosine"]),
     st.integers(1, 40),
-    st.floats(0, 0.6),
-    st.floats(0, 0.39),
+    st.floats(0, 0.99),
 )
-def test_any_number_of_steps_gives_positive_rates_up_to_the_peak(kind, steps, warmup, cooldown):
-    schedule = make_schedule(kind, 0.1, steps, warmup, cooldown)
+def test_any_number_of_steps_gives_positive_rates_up_to_the_peak(kind, steps, warmup):
+    schedule = make_schedule(kind, 0.1, steps, warmup)
     got = rates(schedule, steps)
     assert np.all(got > 0) and np.all(got <= 0.1 * (1 + 1e-6))
     np.testing.assert_allclose(got.max(), 0.1, rtol=1e-6)
@@ -85,11 +78,9 @@ def test_any_number_of_steps_gives_positive_rates_up_to_the_peak(kind, steps, wa
     ("arguments", "sentence"),
     [
         (("cosine", 1.0, 10, 0.0), "kind is 'cosine' but must be one of"),
-        (("constant", 1.0, 10, 1.0), r"warm-up of 1.0 .* must lie in \[0, 1\)"),
-        (("constant", 1.0, 10, -0.1), r"warm-up of -0.1 .* must lie in \[0, 1\)"),
-        (("constant", 1.0, 10, float("nan")), r"warm-up of nan .* must lie in"),
-        (("cooldown", 1.0, 10, 0.5, 0.5), "cooldown of 0.5 .* leave some steps between them"),
-        (("cooldown", 1.0, 10, 0.0, -0.5), "cooldown of -0.5 .* must lie in"),
+        (("constant", 1.0, 10, 1.0), r"warm-up fraction is 1.0 but must lie in \[0, 1\)"),
+        (("constant", 1.0, 10, -0.1), r"warm-up fraction is -0.1 but must lie in \[0, 1\)"),
+        (("constant", 1.0, 10, float("nan")), r"warm-up fraction is nan but must lie in"),
         (("constant", 1.0, 0, 0.0), "steps is 0 but must be at least 1"),
         (("constant", -1.0, 10, 0.0), "a learning rate is -1.0 but must be at least 0"),
         (("constant", float("nan"), 10, 0.0), "a learning rate is nan but must be at least 0"),

@@ -81,7 +81,7 @@ def test_checkpoints_without_a_config_are_refused(tmp_path):
         ({"dtype": "float8"}, "dtype is 'float8' but must be one of float32, bfloat16"),
         ({"quantizer__kind": "gumbel"}, "quantizer.kind is 'gumbel' but must be one of"),
         ({"discriminator__loss": "wgan"}, "discriminator.loss is 'wgan'"),
-        ({"schedule__kind": "linear"}, "schedule kind is 'linear'"),
+        ({"schedule__kind": "linear"}, "schedule's kind is 'linear'"),
         ({"schedule__warmup_fraction": 1.5}, "must lie in"),
         ({"losses__lpips_vgg": "a.pth"}, "LPIPS needs two files"),
         ({"data__size": 8}, "discriminator got a 8x8 picture but 3 layers need 24"),

@@ -1,0 +1,75 @@
+"""The table of evaluated runs."""
+
+import json
+import shutil
+
+import pytest
+
+from simvq_jax import compare
+
+
+@pytest.fixture
+def runs(trained_run, tmp_path):
+    """Two copies of a run's figures with evaluations of their own."""
+    folders = []
+    for name, utilization in (("one", 0.5), ("two", 1.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ("config.json", "metrics.jsonl"):
+            shutil.copy(trained_run / file, folder)
+        figures = {"eval/codebook_utilization": utilization, "eval/psnr": 21.456, "eval/tokens": 262144.0}
+        (folder / "evaluation.json").write_text(json.dumps({"data": "photos", **figures}))
+        folders.append(folder)
+    return folders
+
+
+def cells(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_every_run_has_a_row_and_every_figure_its_column(runs):
+    header, rule, *rows = cells(compare.compare(runs))
+    assert header[:3] == ["run", "method", "K"] and all(set(cell) == {"-"} for cell in rule)
+    assert [row[:3] for row in rows] == [["one", "simvq", "96"], ["two", "simvq", "96"]]
+    assert [row[header.index("in use, held out")] for row in rows] == ["50.0%", "100.0%"]
+    assert [row[header.index("PSNR (dB)")] for row in rows] == ["21.46"] * 2
+    assert rows[0][header.index("held-out tokens")] == "262,144"
+
+
+def test_training_utilization_is_that_of_the_last_step(runs):
+    last = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
+    value = [row["train/codebook_utilization"] for row in last if "train/codebook_utilization" in row][-1]
+    header, _, *rows = cells(compare.compare(runs[:1]))
+    assert rows[0][header.index("in use, training")] == f"{value:.1%}"
+
+
+def test_the_table_is_markdown_with_aligned_columns(runs):
+    lines = compare.compare(runs).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert all(line.startswith("| ") and line.endswith(" |") for line in lines)
+
+
+def test_a_figure_that_one_run_lacks_is_a_dash_and_one_that_all_lack_no_column(runs):
+    path = runs[1] / "evaluation.json"
+    figures = json.loads(path.read_text())
+    del figures["eval/psnr"]
+    path.write_text(json.dumps(figures))
+    header, _, *rows = cells(compare.compare(runs))
+    assert [row[header.index("PSNR (dB)")] for row in rows] == ["21.46", "-"]
+    assert "LPIPS" not in header
+
+
+def test_a_run_that_was_not_evaluated_is_named_with_the_command(runs):
+    (runs[1] / "evaluation.json").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"python -m simvq_jax\.evaluate --run={runs[1]} first"):
+        compare.compare(runs)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no run folder"):
+        compare.compare([tmp_path])
+
+
+def test_the_command_takes_runs_with_commas(runs, capsys):
+    compare.main(f"{runs[0]},{runs[1]},")
+    assert len(capsys.readouterr().out.splitlines()) == 4

@@ -1,0 +1,147 @@
+"""Evaluation of a run: global counts, honest means, and what evaluation.json holds."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simvq_jax import api, evaluate
+from simvq_jax.data.images import to_uint8
+from simvq_jax.metrics.image import psnr, ssim
+from simvq_jax.step import as_float
+
+SIZE, F, K, D = 24, 4, 96, 4
+TOKENS = (SIZE // F) ** 2
+
+
+@pytest.fixture(scope="module")
+def run(trained_run, tmp_path_factory) -> Path:
+    """A copy of the run, to write into."""
+    copy = tmp_path_factory.mktemp("evaluated") / "tiny"
+    shutil.copytree(trained_run, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def result(run):
+    return evaluate.evaluate_run(run)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """(folder, pixels): 19 held-out pictures of just one crop, which fill no whole number of batches of 16."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (19, SIZE, SIZE, 3), np.uint8)
+    pixels[:9] //= 4  # some darker, so that their figures differ
+    for split, chosen in (("train", pixels[:1]), ("val", pixels)):
+        (folder / split).mkdir()
+        for number, picture in enumerate(chosen):
+            Image.fromarray(picture).save(folder / split / f"{number:02}.png")
+    return folder, pixels
+
+
+@pytest.fixture(scope="module")
+def of_folder(run, pictures):
+    return evaluate.evaluate_run(run, f"folder:{pictures[0]}")
+
+
+def test_counts_are_of_every_token_once(result):
+    """Three crops of each of eight photographs."""
+    assert result.metrics["eval/pictures"] == 24
+    assert result.counts.shape == (K,) and result.counts.dtype == np.int64
+    assert result.counts.sum() == 24 * TOKENS == result.metrics["eval/tokens"]
+
+
+def test_utilization_and_perplexity_follow_from_the_counts(result):
+    share = result.counts[result.counts > 0] / result.counts.sum()
+    assert result.metrics["eval/codebook_utilization"] == pytest.approx(np.mean(result.counts > 0))
+    assert result.metrics["eval/codebook_perplexity"] == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-5)
+
+
+def test_the_codebook_and_its_spectrum_are_the_tokenizer_s(run, result):
+    tokenizer = api.load(run)
+    codes = np.asarray(tokenizer.codebook())
+    np.testing.assert_allclose(result.codes, codes, rtol=1e-5, atol=1e-6)
+    kernel = np.asarray(tokenizer.variables["params"]["quantizer"]["transform"]["kernel"])
+    np.testing.assert_allclose(result.singular_values, np.linalg.svd(kernel, compute_uv=False), rtol=1e-4)
+    scale = np.sqrt((codes.astype(np.float64) ** 2).sum(-1).mean())
+    assert result.metrics["eval/code_scale"] == pytest.approx(scale, rel=1e-5)
+    assert 1 <= result.metrics["eval/transform_effective_rank"] <= D
+
+
+def test_means_over_a_padded_last_batch_are_those_of_the_pictures_one_by_one(run, pictures, of_folder):
+    """Every picture counts alike, and blanks that fill up a batch count for nothing."""
+    tokenizer, pixels = api.load(run), pictures[1]
+    x, y = as_float(pixels), tokenizer.reconstruct(pixels)
+    latents, indices = tokenizer.latents(pixels), tokenizer.encode(pixels)
+    gap = np.asarray(latents) - np.asarray(tokenizer.codebook())[np.asarray(indices)]
+    expected = {
+        "psnr": np.mean([psnr(x[i : i + 1], y[i : i + 1]) for i in range(len(x))]),
+        "ssim": np.mean(ssim(x, y)),
+        "l1": np.mean(np.abs(x - y)),
+        "l2": np.mean((x - y) ** 2),
+        "commitment": np.mean(gap**2),
+        "token_scale": np.sqrt(np.mean(np.sum(np.asarray(latents) ** 2, -1))),
+        "pictures": 57,  # each three times, as its three crops are one and the same
+    }
+    got = {name: of_folder.metrics[f"eval/{name}"] for name in expected}
+    assert got == pytest.approx(expected, rel=2e-4)
+    np.testing.assert_array_equal(of_folder.counts, 3 * np.bincount(np.ravel(indices), minlength=K))
+
+
+def test_the_first_pictures_and_tokens_are_kept_for_the_report(run, pictures, of_folder):
+    tokenizer, crops = api.load(run), np.repeat(pictures[1], 3, axis=0)[: evaluate.PICTURES]
+    np.testing.assert_array_equal(of_folder.originals, crops)
+    expected = to_uint8(np.asarray(tokenizer.reconstruct(crops))).astype(int)
+    assert of_folder.reconstructions.dtype == np.uint8
+    assert np.abs(of_folder.reconstructions.astype(int) - expected).max() <= 1
+    np.testing.assert_allclose(of_folder.tokens, np.reshape(tokenizer.latents(crops), (-1, D)), atol=1e-5)
+
+
+def test_a_limit_spreads_over_the_set(run, pictures):
+    limited = evaluate.evaluate_run(run, f"folder:{pictures[0]}", limit=19)
+    assert limited.metrics["eval/pictures"] == 19
+    np.testing.assert_array_equal(limited.originals, pictures[1][: evaluate.PICTURES])
+
+
+def test_an_unreadable_picture_is_left_out_and_listed(run, pictures, tmp_path):
+    folder = tmp_path / "some"
+    shutil.copytree(pictures[0], folder)
+    (folder / "val/00.png").write_text("no picture")
+    result = evaluate.evaluate_run(run, f"folder:{folder}")
+    assert result.metrics["eval/pictures"] == 54 and result.counts.sum() == 54 * TOKENS
+    assert "00.png" in (run / "skipped_files.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("data", "limit", "sentence"),
+    [("folder:/no/such", 0, "/no/such"), ("fotos", 0, "'fotos' is unknown; give photos"), ("photos", -1, "-1")],
+)
+def test_data_that_is_none_gets_one_sentence(run, data, limit, sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        evaluate.evaluate_run(run, data, limit)
+
+
+def test_a_set_without_a_readable_picture_is_refused(run, tmp_path):
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(ValueError, match="no readable picture"):
+        evaluate.evaluate_run(run, f"folder:{tmp_path}")
+
+
+def test_the_command_prints_and_writes_every_figure_and_its_data(run, pictures, of_folder, capsys):
+    evaluate.main(str(run), f"folder:{pictures[0]}", 0)
+    written = json.loads((run / "evaluation.json").read_text())
+    assert written.pop("data") == f"folder:{pictures[0]}"
+    assert written == pytest.approx(of_folder.metrics, abs=1e-6)
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert {name: float(value) for name, value in printed.items()} == pytest.approx(written, rel=1e-5, abs=1e-6)
+
+
+def test_without_data_the_run_s_own_is_named(run, result):
+    evaluate.main(str(run), "", 3)
+    written = json.loads((run / "evaluation.json").read_text())
+    assert written["data"] == "photos" and written["eval/pictures"] == 3
