@@ -15,11 +15,11 @@ def get_config(method: str = "simvq"):
     if method not in ("simvq", "vq"):
         raise ValueError(f"quickstart.py:{method} is unknown: use quickstart.py or quickstart.py:vq.")
     config = common.get_config()
-    config.steps = 600
+    config.steps = 500
     config.batch_size = 64
     config.log_every = 20
-    config.eval_every = 200
-    config.checkpoint_every = 200
+    config.eval_every = 125
+    config.checkpoint_every = 125
 
     config.data.source = "photos"
     config.data.size = 32
@@ -44,12 +44,12 @@ def get_config(method: str = "simvq"):
     config.losses.l2 = 1.0
     config.discriminator.enabled = False
 
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.transform_learning_rate = 3e-2
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.99
     config.optimizer.clip_norm = 1.0
     config.optimizer.ema_decay = 0.98
     config.schedule.kind = "warmup_cosine"
-    config.schedule.warmup_fraction = 1 / 12
+    config.schedule.warmup_fraction = 0.1
     return config

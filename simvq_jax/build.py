@@ -210,6 +210,11 @@ class EvalData:
     def __len__(self) -> int:
         return len(self._crops)
 
+    @property
+    def batch_count(self) -> int:
+        """Batches of a pass, the last one filled up."""
+        return -(-len(self) // self._batch_size)
+
     def batches(self) -> Iterator[dict]:
         """{"image": uint8 (b, size, size, 3), "mask": bool (b,)}."""
         return eval_batches(

@@ -28,6 +28,8 @@ def run_main(main: Callable, defaults: dict, help: dict[str, str], *, config: bo
         defaults = {"config": REQUIRED, **defaults}
         help = {"config": "experiment, configs/NAME.py or configs/NAME.py:argument", **help}
         config_flags.DEFINE_config_file("config", None, help["config"])
+    for name in defaults:  # --help lists the flags of the script started, and those are defined here
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
     def parse(argv):
         argv = _check_config(argv) if config else argv

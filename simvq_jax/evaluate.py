@@ -1,7 +1,6 @@
 """Evaluation on held-out data: `python -m simvq_jax.evaluate --run=runs/quickstart [--data=folder:PATH]`."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +31,8 @@ class Evaluation(NamedTuple):
     """Result of an evaluation.
 
     metrics: "eval/..." figures. counts: (K,) int64 tokens assigned to each code. originals, reconstructions:
-    (n, h, w, 3) uint8, the first pictures. tokens: (m, d) sample of encoder outputs. codes: (K, d) codebook Q.
-    singular_values: (d,) of W, falling; empty without a transform.
+    (n, h, w, 3) uint8, a few pictures spread over the data. tokens: (m, d) sample of encoder outputs. codes: (K, d)
+    codebook Q. singular_values: (d,) of W, falling; empty without a transform.
     """
 
     metrics: dict[str, float]
@@ -79,19 +78,14 @@ def make_eval_step(autoencoder):
 
 
 def evaluate(
-    autoencoder,
-    eval_step,
-    variables,
-    perceptual,
-    batches: Iterable[dict],
-    mesh,
-    progress: Progress | None = None,
+    autoencoder, eval_step, variables, perceptual, data: EvalData, mesh, progress: Progress | None = None
 ) -> Evaluation:
-    """Runs over the batches; sums are kept in float64 on the host. variables: {"params", "codebook"}."""
+    """One pass over the data; sums are kept in float64 on the host. variables: {"params", "codebook"}."""
     sums: dict[str, Any] = {}
     counts = np.zeros((autoencoder.quantizer.codebook_size,), np.int64)
-    first: dict[str, Any] = {}
-    for number, batch in enumerate(batches, start=1):
+    kept: list[dict[str, np.ndarray]] = []
+    keep_every = -(-data.batch_count // PICTURES)
+    for number, batch in enumerate(data.batches()):
         placed = place_batch(batch, mesh)
         batch_sums, batch_counts, latents, reconstruction = eval_step(
             variables, perceptual, placed["image"], placed["mask"]
@@ -99,24 +93,32 @@ def evaluate(
         counts += np.asarray(batch_counts).astype(np.int64)
         for name, value in jax.device_get(batch_sums).items():
             sums[name] = sums.get(name, 0.0) + float(value)
-        if not first:
-            first = _keep(batch, latents, reconstruction)
+        if number % keep_every == 0:
+            kept.append(_samples(batch, latents, reconstruction, -(-PICTURES // data.batch_count)))
         if progress is not None:
-            progress.update(number)
+            progress.update(number + 1)
     if not sums.get("pictures"):
         raise ValueError("the evaluation data holds no readable picture: give --data=folder:PATH with some.")
-    return _summarise(autoencoder, variables, sums, counts, first)
+    samples = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
+    return _summarise(autoencoder, variables, sums, counts, samples)
 
 
-def _keep(batch, latents, reconstruction) -> dict[str, np.ndarray]:
-    real = np.flatnonzero(batch["mask"])[:PICTURES]
-    local = lambda a: np.concatenate([np.asarray(s.data) for s in _rows(a)])  # noqa: E731
-    tokens = local(latents)[batch["mask"]]
+def _samples(batch, latents, reconstruction, pictures: int) -> dict[str, np.ndarray]:
+    """Some pictures of a batch and some of its tokens, spread over its rows."""
+    real = np.flatnonzero(batch["mask"])
+    rows = real[:: max(len(real) // pictures, 1)][:pictures]
+    tokens = _local(latents)[real].reshape(-1, latents.shape[-1])
+    wanted = TOKENS // PICTURES * pictures
     return {
-        "originals": batch["image"][real],
-        "reconstructions": to_uint8(local(reconstruction)[real]),
-        "tokens": tokens.reshape(-1, tokens.shape[-1])[:TOKENS],
+        "originals": batch["image"][rows],
+        "reconstructions": to_uint8(_local(reconstruction)[rows]),
+        "tokens": tokens[:: max(len(tokens) // wanted, 1)][:wanted],
     }
+
+
+def _local(array) -> np.ndarray:
+    """This process's rows of an array split over its rows, in order."""
+    return np.concatenate([np.asarray(shard.data) for shard in _rows(array)])
 
 
 def _rows(array):
@@ -125,7 +127,7 @@ def _rows(array):
     return [shards[start] for start in sorted(shards)]
 
 
-def _summarise(autoencoder, variables, sums, counts, first) -> Evaluation:
+def _summarise(autoencoder, variables, sums, counts, samples) -> Evaluation:
     pictures = sums.pop("pictures")
     means = {name: value / pictures for name, value in sums.items()}
     codes = autoencoder.apply(variables, method="codebook")
@@ -143,7 +145,9 @@ def _summarise(autoencoder, variables, sums, counts, first) -> Evaluation:
     if transform is not None:
         singular_values = np.asarray(jnp.linalg.svd(transform["kernel"], compute_uv=False))
         metrics["eval/transform_effective_rank"] = float(effective_rank(jnp.asarray(singular_values)))
-    return Evaluation(metrics=metrics, counts=counts, codes=np.asarray(codes), singular_values=singular_values, **first)
+    return Evaluation(
+        metrics=metrics, counts=counts, codes=np.asarray(codes), singular_values=singular_values, **samples
+    )
 
 
 def evaluate_run(run: Path, data: str | None = None, limit: int = 0) -> Evaluation:
@@ -165,9 +169,9 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0) -> Evaluati
             make_eval_step(autoencoder),
             variables,
             perceptual,
-            eval_data.batches(),
+            eval_data,
             mesh,
-            Progress(f"evaluate {Path(run).name}", -(-len(eval_data) // config.data.eval_batch_size)),
+            Progress(f"evaluate {Path(run).name}", eval_data.batch_count),
         )
 
 

@@ -7,21 +7,17 @@ import contextlib
 import json
 import signal
 import sys
-import time
 from pathlib import Path
 
 import jax
 import ml_collections
-import numpy as np
 
 from simvq_jax import build, cli
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
-from simvq_jax.drawing.pictures import picture_grid
-from simvq_jax.evaluate import Evaluation, evaluate, make_eval_step
 from simvq_jax.files import replace_text
 from simvq_jax.mesh import batch_sharding, check_batch, make_mesh, place_batch, replicated, state_sharding
-from simvq_jax.progress import Progress
+from simvq_jax.observer import Observer
 from simvq_jax.state import TrainState
 from simvq_jax.step import make_train_step
 from simvq_jax.writers import open_writer
@@ -37,10 +33,6 @@ MAY_CHANGE = (
     "max_skipped_in_a_row",
 )
 MAY_CHANGE_UNDER = ("mesh.", "data.threads", "data.eval_", "data.data_dir", "losses.lpips_")
-
-
-class Diverged(RuntimeError):
-    """Too many non-finite steps in a row."""
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) -> TrainState:
@@ -195,92 +187,6 @@ class StopRequest:
     def _ask(self, number, _):
         self.requested = True
         signal.signal(number, signal.SIG_DFL)
-
-
-class Observer:
-    """What the loop tells the outside: figures, evaluations, progress."""
-
-    def __init__(self, config, workdir, mesh, networks, perceptual, writer, skipped):
-        self._config, self._workdir, self._mesh, self._writer = config, workdir, mesh, writer
-        self._skipped = skipped
-        self._autoencoder, self._perceptual = networks.autoencoder, perceptual
-        self._eval_step = make_eval_step(networks.autoencoder)
-        self._eval_data = build.EvalData(config, skipped)
-        self._schedules = build.build_schedules(config)
-        self._window: list[dict] = []
-        self._since, self._examples = 0.0, 0
-
-    def begin(self, state: TrainState, start: int, last: int) -> None:
-        """Announces the run; a new one is evaluated before its first step."""
-        self._progress = Progress(self._workdir.name, self._config.steps)
-        verb = f"resuming at step {start}" if start else "training"
-        devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
-        self._progress.note(f"{self._workdir}: {verb}, to step {last}, on {devices}")
-        if start == 0:
-            self.evaluation(state, 0)
-        self._since, self._examples = time.monotonic(), 0
-
-    def step(self, step: int, metrics) -> None:
-        """Reads one step's figures, waiting for it to finish."""
-        row = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self._check_divergence(step, row)
-        self._window.append(row)
-        self._examples += self._config.batch_size
-        if step % self._config.log_every == 0 or step == self._config.steps:
-            self._log(step)
-        self._progress.update(step, f"loss {row['train/loss']:.4f}  in use {row['train/codebook_utilization']:.1%}")
-
-    def _log(self, step: int) -> None:
-        latest = self._window[-1]
-        means = {name: float(np.mean([row[name] for row in self._window])) for name in latest}
-        state_now = ("train/codebook_utilization", "train/codebook_perplexity", "train/skipped")
-        means |= {name: latest[name] for name in state_now}
-        del means["train/skipped_in_a_row"]
-        elapsed = time.monotonic() - self._since
-        means["train/examples_per_second"] = self._examples / max(elapsed, 1e-9)
-        means["train/learning_rate"] = float(self._schedules["generator"](step - 1))
-        means["train/transform_learning_rate"] = float(self._schedules["transform"](step - 1))
-        means["train/skipped_files"] = float(self._skipped.count)
-        self._writer.write_scalars(step, means)
-        self._window, self._since, self._examples = [], time.monotonic(), 0
-
-    def _check_divergence(self, step: int, row: dict) -> None:
-        in_a_row = int(row["train/skipped_in_a_row"])
-        if in_a_row >= self._config.max_skipped_in_a_row:
-            raise Diverged(
-                f"the last {in_a_row} steps, to step {step}, had a loss or gradient that is not finite"
-                f" (max_skipped_in_a_row = {self._config.max_skipped_in_a_row}); parameters are those before them:"
-                " lower the learning rates, set optimizer.clip_norm, or look for NaN in the data."
-            )
-
-    def evaluation(self, state: TrainState, step: int) -> Evaluation:
-        """Evaluates the EMA weights; writes figures, W's spectrum and pictures."""
-        began = time.monotonic()
-        variables = {"params": state.ema, "codebook": state.codebook}
-        result = evaluate(
-            self._autoencoder,
-            self._eval_step,
-            variables,
-            self._perceptual,
-            self._eval_data.batches(),
-            self._mesh,
-        )
-        self._writer.write_scalars(step, result.metrics)
-        if result.singular_values.size:
-            self._writer.write_histograms(step, {"eval/transform_singular_values": result.singular_values})
-        pairs = picture_grid([result.originals[:8], result.reconstructions[:8]])
-        self._writer.write_images(step, {"eval/original_over_reconstruction": pairs[..., :3]})
-        self._since += time.monotonic() - began  # throughput is that of training alone
-        return result
-
-    def end(self, step: int) -> None:
-        """Says what is left to do, and what was left out."""
-        if step < self._config.steps:
-            self._progress.note(f"stopped at step {step}, checkpointed: the same command goes on from here")
-        if self._skipped.count:
-            self._progress.note(
-                f"{self._skipped.count} unreadable file(s) were skipped: see {self._workdir / 'skipped_files.txt'}"
-            )
 
 
 def main(config, workdir: str, stop_at: int) -> None:

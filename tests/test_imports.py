@@ -32,7 +32,7 @@ LAYERS = [
     ("simvq_jax.step", {"losses", "metrics", "models", "optim", "quantize", "state"}),
 ]
 # Above these, order in the list is all there is: each may import every place before it.
-ENTRY_POINTS = ["build", "api", "evaluate", "report", "compare", "train", "reconstruct"]
+ENTRY_POINTS = ["build", "api", "evaluate", "report", "compare", "observer", "train", "reconstruct"]
 
 
 def module_of(path: Path) -> str:

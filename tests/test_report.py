@@ -84,7 +84,7 @@ def evaluation() -> Evaluation:
         "eval/unheard_of": 1.25,
     }
     tokens, codes = (rng.normal(size=(n, 4)).astype(np.float32) for n in (100, 50))
-    return Evaluation(metrics, counts, pictures, pictures // 2, tokens, codes)
+    return Evaluation(metrics, counts, pictures, pictures // 2, tokens, codes, singular_values=np.ones(4))
 
 
 def test_page_shows_every_figure_and_chart(run: Path, evaluation: Evaluation):
@@ -203,7 +203,7 @@ def test_a_run_without_metrics_is_one_sentence(run: Path, evaluation: Evaluation
 
 def test_a_missing_or_damaged_config_is_one_sentence(run: Path, evaluation: Evaluation):
     (run / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"config.json is no readable JSON"):
         write_report(run, evaluation)
     (run / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config.json is missing"):

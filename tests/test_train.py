@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from simvq_jax import build, train
+from simvq_jax import build, observer, train
 from simvq_jax.drawing.curves import read_metrics
 
 
@@ -167,7 +167,7 @@ def test_a_batch_of_nan_is_skipped_counted_and_training_goes_on(tmp_path, monkey
 def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "build_train_batches", poisoned(build.build_train_batches, range(1, 9)))
     config = tiny_config(steps=8, max_skipped_in_a_row=3, eval_every=8, checkpoint_every=8)
-    with pytest.raises(train.Diverged, match="last 3 steps, to step 4"):
+    with pytest.raises(observer.Diverged, match="last 3 steps, to step 4"):
         train.train(config, tmp_path / "run")
 
 

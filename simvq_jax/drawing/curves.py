@@ -24,7 +24,7 @@ class Chart(NamedTuple):
 
 CHARTS = (
     Chart("Loss", "", ("train/loss", "eval/loss"), log=True),
-    Chart("Reconstruction", "mean error", ("train/l1", "train/l2"), log=True),
+    Chart("Reconstruction", "mean error", ("train/l1", "train/l2", "eval/l1", "eval/l2"), log=True),
     Chart(
         "Codebook utilization",
         "share of the codes in use",

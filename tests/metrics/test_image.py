@@ -1,11 +1,15 @@
 """PSNR and SSIM against numpy and scikit-image."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from simvq_jax.metrics.image import PSNR_CAP, psnr, ssim, to_8_bit
+from simvq_jax.metrics import image
+from simvq_jax.metrics.image import PSNR_CAP, to_8_bit
+
+psnr, ssim = jax.jit(image.psnr), jax.jit(image.ssim)
 
 BORDER = 5  # half of the window of 11
 
