@@ -31,7 +31,7 @@ def as_floats(x):
 def test_load_gives_the_newest_weights_and_the_config(trained_run, tokenizer):
     assert isinstance(tokenizer, simvq_jax.Tokenizer)
     assert tokenizer.step == 4 and tokenizer.factor == F
-    assert tokenizer.config.quantizer.codebook_size == K and tokenizer.config.model.multipliers == [1, 1, 2]
+    assert tokenizer.config.quantizer.codebook_size == K and tuple(tokenizer.config.model.multipliers) == (1, 1, 2)
     assert set(tokenizer.variables) == {"params", "codebook"}
     assert tokenizer.variables["codebook"]["quantizer"]["basis"].shape == (K, D)
     again = simvq_jax.load(str(trained_run))
@@ -95,7 +95,7 @@ def test_bfloat16_pictures_are_taken(tokenizer):
 def test_decoding_indices_gives_the_forward_reconstruction(tokenizer):
     """The official code decodes raw codes, without W."""
     x = pictures(3, 16, 16)
-    forward = tokenizer.autoencoder.apply(tokenizer.variables, as_floats(x)).reconstruction
+    forward = jax.jit(tokenizer.autoencoder.apply)(tokenizer.variables, as_floats(x)).reconstruction
     decoded = tokenizer.decode(tokenizer.encode(x))
     assert decoded.shape == x.shape and decoded.dtype == jnp.float32
     np.testing.assert_allclose(decoded, jnp.clip(forward, -1, 1), atol=1e-5)
