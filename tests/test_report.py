@@ -206,7 +206,7 @@ def test_a_missing_or_damaged_config_is_one_sentence(run: Path, evaluation: Eval
     with pytest.raises(ValueError, match=r"config.json is no readable JSON"):
         write_report(run, evaluation)
     (run / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"config.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"config.json does not exist"):
         write_report(run, evaluation)
 
 
