@@ -53,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.quantizer.trainable_basis = False  # simvq
     config.quantizer.use_bias = True  # simvq
     config.quantizer.codebook_loss = "token"  # simvq: token | region
-    config.quantizer.activity_window = 262_144  # simvq, region: tokens after which a code is out of use
+    config.quantizer.activity_share = 0.25  # simvq, region: codes used less than this share of the mean are pulled
     config.quantizer.region_sources = 512  # simvq, region: tokens a step that lend themselves as targets
     config.quantizer.codebook_init = "uniform"  # vq: uniform | normal
 

@@ -15,11 +15,11 @@ def get_config(method: str = "simvq"):
     if method not in ("simvq", "vq"):
         raise ValueError(f"quickstart.py:{method} is unknown: use quickstart.py or quickstart.py:vq.")
     config = common.get_config()
-    config.steps = 500
+    config.steps = 600
     config.batch_size = 64
     config.log_every = 20
-    config.eval_every = 125
-    config.checkpoint_every = 125
+    config.eval_every = 150
+    config.checkpoint_every = 150
 
     config.data.source = "photos"
     config.data.size = 32
@@ -39,12 +39,13 @@ def get_config(method: str = "simvq"):
     config.quantizer.codebook_size = 8192
     config.quantizer.dim = 64
     config.quantizer.codebook_loss = "region"
+    config.quantizer.region_sources = 2048
     config.losses.lpips = 0.0
     config.losses.l1 = 0.0
     config.losses.l2 = 1.0
     config.discriminator.enabled = False
 
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 1e-3
     config.optimizer.transform_learning_rate = 3e-2
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.99

@@ -80,7 +80,7 @@ def build_quantizer(config, dtype):
         trainable_basis=quantizer.trainable_basis,
         use_bias=quantizer.use_bias,
         codebook_loss=quantizer.codebook_loss,
-        activity_window=quantizer.activity_window,
+        activity_share=quantizer.activity_share,
         region_sources=quantizer.region_sources,
     )
 

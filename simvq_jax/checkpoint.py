@@ -30,12 +30,11 @@ class Checkpointer:
         self._read_only = read_only
         self._folder = Path(run).absolute() / "checkpoints"
         self._set_aside = Path(run).absolute() / "damaged_checkpoints"
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
-            enable_async_checkpointing=not read_only,
-            read_only=read_only,
-        )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        with _quiet_log() if read_only else contextlib.nullcontext():
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=None if read_only else keep, enable_async_checkpointing=not read_only, read_only=read_only
+            )
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -141,6 +140,17 @@ class Checkpointer:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet_log():
+    """Keeps orbax from warning, at every load, that reading does not write."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager

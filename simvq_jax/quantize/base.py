@@ -149,8 +149,8 @@ class Quantizer(nn.Module):
         return _apply(rows[indices], transform)
 
     def _weight(self, z, mask):
-        if z.shape[-1] != self.dim:
-            raise ValueError(f"z has last axis {z.shape[-1]} but dim is {self.dim}: make them equal.")
+        if z.shape[-1:] != (self.dim,):
+            raise ValueError(f"z has shape {z.shape} but must be (..., {self.dim}), the last axis being dim.")
         if mask is None:
             return jnp.ones(z.shape[:-1], jnp.float32)
         if mask.shape != z.shape[:-1]:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import NEVER, USAGE_WINDOW, Affine, Quantizer, count_codes
+from simvq_jax.quantize.base import Affine, Quantizer, count_codes
 from simvq_jax.search import nearest_allowed_code
 
 
@@ -20,7 +20,7 @@ class SimVQ(Quantizer):
         trainable_basis: put C among the parameters (`params/basis`), the paper's ablation.
         codebook_loss: "token", the paper's mean over tokens, or "region" (see `_region_loss`), which also pulls
             codes that are out of use. In training it needs `rngs={"quantizer": key}`.
-        activity_window: tokens after which an unselected code is out of use.
+        activity_share: a code is out of use if its usage is under this share of the mean over codes.
         region_sources: tokens a step, at most, that codes out of use are pulled to.
     """
 
@@ -29,7 +29,7 @@ class SimVQ(Quantizer):
     basis_init: str = "normal"
     trainable_basis: bool = False
     codebook_loss: str = "token"
-    activity_window: int = USAGE_WINDOW
+    activity_share: float = 0.25
     region_sources: int = 512
 
     def setup(self):
@@ -82,7 +82,8 @@ class SimVQ(Quantizer):
         codes_pulled = jnp.sum(counts > 0)
 
         sources, source_weight = self._sample_sources(flat, flat_weight)
-        unused = self.age.value >= min(self.activity_window, NEVER)
+        usage = self.usage.value
+        unused = usage < self.activity_share * jnp.mean(usage)
         rows, transform = self.codes()
         nearest, _ = nearest_allowed_code(sources, rows, unused, transform)
         source_weight = source_weight * unused[nearest]
@@ -98,9 +99,10 @@ class SimVQ(Quantizer):
 
         Runs rather than free draws: a token is read on the device that holds it.
         """
-        n = flat.shape[0]
-        run = next(r for r in range(1, n + 1) if n % r == 0 and n // r <= self.region_sources)
-        runs = n // run
+        run = max(-(-flat.shape[0] // self.region_sources), 1)
+        short = -flat.shape[0] % run  # the last run is filled up with tokens that do not count
+        flat, weight = jnp.pad(flat, ((0, short), (0, 0))), jnp.pad(weight, (0, short))
+        runs = flat.shape[0] // run
         pick = jax.random.randint(self.make_rng("quantizer"), (runs, 1), 0, run)
         sources = jnp.take_along_axis(flat.reshape(runs, run, -1), pick[..., None], axis=1)[:, 0]
         return sources, jnp.take_along_axis(weight.reshape(runs, run), pick, axis=1)[:, 0]

@@ -331,8 +331,8 @@ def test_inference_needs_no_statistics():
 @pytest.fixture
 def everything_in_use():
     """A region SimVQ all of whose codes were selected lately, and tokens that spread unevenly over them."""
-    module, variables = make(codebook_size=4, codebook_loss="region", activity_window=1000)
-    stats = {**variables["codebook_stats"], "age": jnp.zeros(4, jnp.int32)}
+    module, variables = make(codebook_size=4, codebook_loss="region")
+    stats = {**variables["codebook_stats"], "usage": jnp.full(4, 1000.0)}
     return module, {**variables, "codebook_stats": stats}, tokens(10)
 
 
@@ -367,7 +367,7 @@ def test_region_loss_is_the_token_loss_where_codes_have_equally_many_tokens(ever
 
 def test_an_unused_code_is_pulled_to_the_token_that_lends_itself():
     """Two codes on a line: one takes every token, the other is out of use and pulled to the tokens' mean."""
-    module = SimVQ(2, 1, codebook_loss="region", activity_window=5, region_sources=8)
+    module = SimVQ(2, 1, codebook_loss="region", region_sources=8)
     variables = {
         "params": {"transform": {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}},
         "codebook": {"basis": jnp.array([[0.0], [10.0]])},
@@ -391,7 +391,7 @@ def test_a_code_selected_in_this_step_is_not_pulled_twice():
 
 def codes_used_after_training(codebook_loss):
     """Codes of 64 in use after a hundred steps of Adam on W and b alone, on tokens far from almost every code."""
-    module, variables = make(codebook_size=64, codebook_loss=codebook_loss, activity_window=512, region_sources=32)
+    module, variables = make(codebook_size=64, codebook_loss=codebook_loss, region_sources=32)
     z = tokens(256, scale=0.3) + np.array([[2.0, 0, 0, 0, 0, 0]], np.float32)
     optimizer = optax.adam(0.1)
 
@@ -412,7 +412,7 @@ def codes_used_after_training(codebook_loss):
 
 
 def test_region_loss_brings_codes_into_use_that_the_token_loss_leaves_dead():
-    assert codes_used_after_training("token") < 32 < 52 < codes_used_after_training("region")
+    assert codes_used_after_training("token") < 32 < 40 < codes_used_after_training("region")
 
 
 def test_region_loss_is_fixed_by_its_key():
@@ -443,7 +443,7 @@ def test_training_with_the_region_loss_asks_for_its_key():
     [
         ({"codebook_size": 0}, "codebook_size is 0 but must be at least 1"),
         ({"dim": 0}, "dim is 0 but must be at least 1"),
-        ({"dim": D + 1}, "z has last axis 6 but dim is 7"),
+        ({"dim": D + 1}, r"z has shape .*6\) but must be \(\.\.\., 7\)"),
         ({"basis_init": "zeros"}, "basis_init is 'zeros' but must be 'normal' or 'uniform'"),
         ({"codebook_loss": "regional"}, "codebook_loss is 'regional' but must be 'token' or 'region'"),
         ({"region_sources": 0}, "region_sources is 0 but must be at least 1"),
