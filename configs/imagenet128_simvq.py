@@ -4,12 +4,12 @@
         --config.losses.lpips_vgg=vgg16-397923af.pth --config.losses.lpips_linear=vgg.pth
 
 K is 1k, 8k, 65k or 262k. Settings and schedule are the official ones: 50 epochs at a global batch of 256, Adam at a
-constant 1e-4 for everything, EMA .999, LPIPS and PatchGAN from step 0. README says how to prepare ImageNet and where
-the two LPIPS files are.
+constant 1e-4 for everything, EMA .999, LPIPS and PatchGAN from step 0. docs/IMAGENET.md says how to prepare ImageNet,
+README where the two LPIPS files are.
 
-Needs: 431 GFLOP a picture by the compiler's count (LPIPS not in it), so 110 TFLOP a step and 2.8e19 for all 250,250.
-Neither time nor memory was measured on an accelerator yet; where memory is short, raise --config.accumulate or set
---config.model.remat.
+Needs: 431 GFLOP a picture (the compiler's count before optimisation, LPIPS not in it, 2026-11-23), so 110 TFLOP a step
+and 2.8e19 for all 250,250. Neither time nor memory was measured on an accelerator yet; where memory is short, raise
+--config.accumulate or set --config.model.remat.
 
 Expect (the paper's figures, 50,000 validation pictures; ours are not measured yet):
     K       utilization  rFID  LPIPS  PSNR   SSIM

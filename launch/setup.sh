@@ -29,7 +29,7 @@ stamp="$root/.venv/installed${extra:+-$extra}"
 if [ ! -x "$PYTHON" ] || [ "$(cat "$stamp" 2> /dev/null)" != "$wanted" ]; then
   base="$(find_base)"
   echo "setup: installing into .venv (once; about a minute)" >&2
-  if [ ! -x "$PYTHON" ]; then
+  if ! "$PYTHON" -m pip --version > /dev/null 2>&1; then  # absent, or left half made
     rm -rf "$root/.venv"
     "$base" -m venv "$root/.venv" || {
       echo "error: '$base -m venv' failed: install the venv module (on Debian: apt install python3-venv)." >&2

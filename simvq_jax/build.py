@@ -94,16 +94,16 @@ def build_networks(config) -> Networks:
 
 
 def build_schedules(config) -> dict[str, Any]:
-    """Learning rates by step of "generator", "transform" and "discriminator"."""
+    """Schedules by the name of their metric: of the networks, of the codebook transform, of the discriminator."""
     schedule, steps = config.schedule, config.steps
 
     def rest(peak):
         return make_schedule(schedule.kind, peak, steps, schedule.warmup_fraction)
 
     return {
-        "generator": rest(config.optimizer.learning_rate),
-        "discriminator": rest(config.discriminator.learning_rate),
-        "transform": make_schedule(
+        "learning_rate": rest(config.optimizer.learning_rate),
+        "discriminator_learning_rate": rest(config.discriminator.learning_rate),
+        "transform_learning_rate": make_schedule(
             schedule.transform_kind,
             config.optimizer.transform_learning_rate,
             steps,
@@ -117,8 +117,8 @@ def build_optimizers(config) -> Optimizers:
     schedules = build_schedules(config)
     shared = {"b1": config.optimizer.b1, "b2": config.optimizer.b2, "clip_norm": config.optimizer.clip_norm}
     return Optimizers(
-        generator_optimizer(schedules["generator"], schedules["transform"], **shared),
-        discriminator_optimizer(schedules["discriminator"], **shared),
+        generator_optimizer(schedules["learning_rate"], schedules["transform_learning_rate"], **shared),
+        discriminator_optimizer(schedules["discriminator_learning_rate"], **shared),
     )
 
 

@@ -5,6 +5,7 @@ import gc
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from absl import logging
 
 from simvq_jax.state import TrainState
 
+LONGEST_REASON = 200  # characters of another library's message that ours repeats
 SPACE_MARGIN = 1.2  # free space asked for, over the bytes of the arrays
 
 
@@ -77,13 +79,17 @@ class Checkpointer:
         damaged.
         """
         steps = self.steps()
+        damaged: list[int] = []
         for step in reversed(steps):
             try:
                 with _quiet_threads():
-                    return self._restore_step(step, template)
+                    restored = self._restore_step(step, template)
+                # Only now: where none is sound, everything stays in place for a repair.
+                self._put_aside(damaged)
+                return restored
             except Exception as error:  # whatever a damaged file makes the reader raise
                 logging.error("Checkpoint %d is damaged (%s): using the one before.", step, _first_line(error))
-                self._put_aside(step)
+                damaged.append(step)
         if steps:
             raise CheckpointError(
                 f"all {len(steps)} checkpoints of {self._folder.parent} are damaged: restore one of them from a"
@@ -101,11 +107,11 @@ class Checkpointer:
                 raise CheckpointError(f"the checksum of {path} differs from the one it was saved with")
         return restored.state
 
-    def _put_aside(self, step: int) -> None:
-        """Frees the step's place for a new save, without losing what may still be read by hand."""
-        if self._read_only:
+    def _put_aside(self, steps: list[int]) -> None:
+        """Frees the steps' places for new saves, without losing what may still be read by hand."""
+        if self._read_only or not steps:
             return
-        if jax.process_index() == 0:
+        for step in steps if jax.process_index() == 0 else []:
             self._set_aside.mkdir(exist_ok=True)
             target = self._set_aside / str(step)
             if target.exists():
@@ -138,8 +144,10 @@ class Checkpointer:
 
 
 def _first_line(error: Exception) -> str:
+    """What an error says, without the pages that tensorstore adds to it."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    sentence = lines[0].partition(" [tensorstore_spec")[0] if lines else type(error).__name__
+    return sentence if len(sentence) <= LONGEST_REASON else f"{sentence[:LONGEST_REASON]}..."
 
 
 @contextlib.contextmanager
@@ -156,13 +164,19 @@ def _quiet_log():
 @contextlib.contextmanager
 def _quiet_threads():
     """Keeps the threads and abandoned futures of orbax from printing, by the hundred, what it also raises here."""
-    hooks = threading.excepthook, sys.unraisablehook
-    threading.excepthook, sys.unraisablehook = lambda args: None, lambda args: None
+    hooks = threading.excepthook, sys.unraisablehook, sys.excepthook
+    threading.excepthook = sys.unraisablehook = lambda args: None
+    sys.excepthook = lambda *args: None  # tensorstore's callbacks report there that their event loop is closed
+    failed = True
     try:
         yield
+        failed = False
     finally:
-        gc.collect()
-        threading.excepthook, sys.unraisablehook = hooks
+        if failed:  # let what was abandoned speak while nobody listens
+            gc.collect()
+            time.sleep(0.5)
+            gc.collect()
+        threading.excepthook, sys.unraisablehook, sys.excepthook = hooks
 
 
 def checksums(tree) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from simvq_jax.data.images import to_uint8
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
 from simvq_jax.losses.perceptual import lpips
-from simvq_jax.mesh import check_batch, make_mesh, place_batch, replicated
+from simvq_jax.mesh import make_mesh, place_batch, replicated
 from simvq_jax.metrics.codebook import effective_rank, perplexity, scale, utilization
 from simvq_jax.metrics.image import psnr, ssim
 from simvq_jax.progress import Progress
@@ -98,7 +98,9 @@ def evaluate(
         if progress is not None:
             progress.update(number + 1)
     if not sums.get("pictures"):
-        raise ValueError("the evaluation data holds no readable picture: give --data=folder:PATH with some.")
+        raise ValueError(
+            f"none of the {len(data)} held-out crops of {data.source} can be read: replace those files, or choose other data."
+        )
     samples = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
     return _summarise(autoencoder, variables, sums, counts, samples)
 
@@ -157,9 +159,10 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0) -> Evaluati
     """
     tokenizer = load(run)
     config = tokenizer.config
-    eval_data = EvalData(config, SkipLog(Path(run) / "skipped_files.txt"), source=data or "", limit=limit)
     mesh = make_mesh()
-    check_batch(config.data.eval_batch_size, 1, mesh, key="data.eval_batch_size")
+    # A run is evaluated on whatever devices there are.
+    config.data.eval_batch_size += -config.data.eval_batch_size % mesh.size
+    eval_data = EvalData(config, SkipLog(Path(run) / "skipped_files.txt"), source=data or "", limit=limit)
     with jax.set_mesh(mesh):
         variables = jax.device_put(tokenizer.variables, replicated(mesh))
         perceptual = jax.device_put(build_perceptual(config), replicated(mesh))

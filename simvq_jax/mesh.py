@@ -25,7 +25,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, codebook: int = 1) -> Mesh:
             f"mesh.codebook is {codebook} but the codebook is kept whole on every device: set mesh.codebook=1."
         )
     if data == -1:
-        data = devices // (fsdp * codebook)
+        data = max(devices // (fsdp * codebook), 1)
     if data * fsdp * codebook != devices:
         raise ValueError(
             f"mesh (data={data}, fsdp={fsdp}, codebook={codebook}) needs {data * fsdp * codebook} devices but"

@@ -25,7 +25,6 @@ class Observer:
         self._autoencoder, self._perceptual = networks.autoencoder, perceptual
         self._eval_step = make_eval_step(networks.autoencoder)
         self._eval_data = build.EvalData(config, skipped)
-        self._schedules = build.build_schedules(config)
         self._window: list[dict] = []
         self._since, self._examples = 0.0, 0
 
@@ -53,13 +52,13 @@ class Observer:
         """Writes the means since the last row, over the steps that were not skipped, and what stands now."""
         latest = self._window[-1]
         means = {name: _finite_mean([row[name] for row in self._window]) for name in latest}
-        state_now = ("train/codebook_utilization", "train/codebook_perplexity", "train/skipped")
+        state_now = [
+            name for name in latest if name.endswith(("codebook_utilization", "codebook_perplexity", "skipped", "rate"))
+        ]
         means |= {name: latest[name] for name in state_now}
         del means["train/skipped_in_a_row"]
         elapsed = time.monotonic() - self._since
         means["train/examples_per_second"] = self._examples / max(elapsed, 1e-9)
-        means["train/learning_rate"] = float(self._schedules["generator"](step - 1))
-        means["train/transform_learning_rate"] = float(self._schedules["transform"](step - 1))
         means["train/skipped_files"] = float(self._skipped.count)
         self._writer.write_scalars(step, means)
         self._window, self._since, self._examples = [], time.monotonic(), 0
@@ -95,7 +94,9 @@ class Observer:
         return result
 
     def end(self, step: int) -> None:
-        """Says what is left to do, and what was left out."""
+        """Writes the row under way, and says what is left to do and what was left out."""
+        if self._window:
+            self._log(step)
         if step < self._config.steps:
             self._progress.note(f"stopped at step {step}, checkpointed: the same command goes on from here")
         if self._skipped.count:

@@ -1,6 +1,8 @@
 """One training step: a pure function of state and batch."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -56,12 +58,14 @@ def make_train_step(
     seed: int,
     ema_decay: float,
     accumulate: int = 1,
+    schedules: Mapping[str, optax.Schedule] = MappingProxyType({}),
 ):
     """Builds `(state, images, perceptual) -> (state, metrics)`.
 
     images: (batch, h, w, 3) uint8 or float in [-1, 1]; perceptual: LPIPS parameters, {} without.
     Gradients are averaged over `accumulate` micro-batches by one scan. A step whose losses or gradients are not
-    finite leaves everything but `step` and the counts of skipped steps as it was.
+    finite leaves everything but `step` and the counts of skipped steps as it was. Rates of `schedules`, name -> schedule,
+    are among the metrics.
     """
 
     autoencoder, discriminator = networks
@@ -190,6 +194,8 @@ def make_train_step(
         usage = state.codebook_stats["quantizer"]
         figures["codebook_utilization"] = utilization(usage["age"] < USAGE_WINDOW)
         figures["codebook_perplexity"] = perplexity(usage["usage"])
+        for name, schedule in schedules.items():
+            figures[name] = schedule(state.step - 1)
         figures["skipped"] = state.skipped
         figures["skipped_in_a_row"] = state.skipped_in_a_row
         return state, {f"train/{name}": value for name, value in figures.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import ml_collections
+from absl import logging
 
 from simvq_jax import build, cli
 from simvq_jax.checkpoint import Checkpointer
@@ -22,8 +23,9 @@ from simvq_jax.state import TrainState
 from simvq_jax.step import make_train_step
 from simvq_jax.writers import open_writer
 
-# Keys that may differ from those a run was started with: none changes what a step computes. `steps` may, through a
-# cosine schedule; it is allowed so that a run can be extended, and said.
+INTERRUPTED = 130  # exit status after the keyboard's interrupt, as shells have it
+# Keys that may differ from those a run was started with, each said when it does. Only `steps` changes what a step
+# computes, through a cosine schedule; it is allowed so that a run can be extended.
 MAY_CHANGE = (
     "log_every",
     "eval_every",
@@ -32,7 +34,8 @@ MAY_CHANGE = (
     "steps",
     "max_skipped_in_a_row",
 )
-MAY_CHANGE_UNDER = ("mesh.", "data.threads", "data.eval_", "data.data_dir", "losses.lpips_")
+MAY_CHANGE_UNDER = ("mesh.", "data.threads", "data.eval_", "data.data_dir")
+MAY_MOVE = ("losses.lpips_vgg", "losses.lpips_linear")  # another path, but not given where it was not, nor dropped
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) -> TrainState:
@@ -62,6 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
                 seed=config.seed,
                 ema_decay=config.optimizer.ema_decay,
                 accumulate=config.accumulate,
+                schedules=build.build_schedules(config),
             ),
             state,
             mesh,
@@ -87,17 +91,25 @@ def claim_run(config, workdir: Path) -> None:
     if begun and path.exists():
         started, now = cli.flatten(build.read_config(workdir)), cli.flatten(config)
         differing = [key for key in sorted({*started, *now}) if started.get(key) != now.get(key)]
-        blocking = [k for k in differing if k not in MAY_CHANGE and not k.startswith(MAY_CHANGE_UNDER)]
+        blocking = [key for key in differing if not _may_change(key, started.get(key), now.get(key))]
         if blocking:
             changes = ", ".join(f"{key}: {started.get(key)!r} -> {now.get(key)!r}" for key in blocking)
             raise ValueError(
                 f"{workdir} holds a run of another config ({changes}): give another --workdir, or the same values."
             )
+        for key in differing:
+            logging.warning("%s: %s is now %r, was %r.", workdir, key, now.get(key), started.get(key))
     elif begun:
         raise ValueError(f"{workdir} holds checkpoints but no config.json: restore it, or give another --workdir.")
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def _may_change(key: str, before, now) -> bool:
+    if key in MAY_MOVE:
+        return bool(before) == bool(now)
+    return key in MAY_CHANGE or key.startswith(MAY_CHANGE_UNDER)
 
 
 def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh) -> TrainState:
@@ -134,6 +146,10 @@ def compile_step(train_step, state: TrainState, mesh):
 def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at) -> TrainState:
     """The single train loop. Step n is dispatched before the figures of n - 1 are read, so the device never waits."""
     start, last = int(state.step), min(stop_at or config.steps, config.steps)
+    if start > config.steps:
+        raise ValueError(
+            f"steps is {config.steps} but {workdir} is at step {start} already: give {start} or more, or another --workdir."
+        )
     skipped = SkipLog(workdir / "skipped_files.txt")
     with (
         open_writer(workdir, start) as writer,
@@ -163,15 +179,22 @@ def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkp
                 writer.flush()  # rows up to a checkpoint are never lost: a resume does not write them again
                 checkpoints.save(state, step)
         checkpoints.wait()
-    observe.end(step)
+        observe.end(step)
+    if stop.interrupted:
+        sys.exit(INTERRUPTED)
     return state
 
 
 class StopRequest:
-    """SIGTERM or SIGINT ask the loop to end after the step under way; a second one ends at once."""
+    """SIGTERM or SIGINT ask the loop to end after the step under way; a second one ends at once.
+
+    Both save. SIGTERM, a preemption, is a clean end; after SIGINT, the keyboard's, the process reports it, so that a
+    script does not go on to its next stage.
+    """
 
     def __init__(self):
         self.requested = False
+        self.interrupted = False  # by the keyboard: what started us must not go on as if we had finished
         self._previous = {}
 
     def __enter__(self):
@@ -186,6 +209,7 @@ class StopRequest:
 
     def _ask(self, number, _):
         self.requested = True
+        self.interrupted = number == signal.SIGINT
         signal.signal(number, signal.SIG_DFL)
 
 

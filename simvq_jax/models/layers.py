@@ -1,4 +1,7 @@
-"""Convolutions and norms with the initial values and details of the official PyTorch models."""
+"""Convolutions and norms with the details of the official PyTorch models.
+
+Kernels start as theirs do; biases of convolutions start at 0, where torch draws them.
+"""
 
 from typing import Any
 

@@ -131,7 +131,7 @@ class Quantizer(nn.Module):
         }
         on_commitment, on_codebook = (1.0, self.beta) if self.legacy else (self.beta, 1.0)
         loss = on_commitment * losses["commitment"] + on_codebook * losses["codebook"]
-        z_q = straight_through(tokens, q).astype(self.dtype or z.dtype)
+        z_q = straight_through(counted, q).astype(self.dtype or z.dtype)
         return Quantized(z_q, indices, losses, loss)
 
     def codebook_loss_value(self, tokens, q, indices, weight, counts, train):

@@ -68,10 +68,11 @@ class SimVQ(Quantizer):
         return super().codebook_loss_value(tokens, q, indices, weight, counts, train)
 
     def _region_loss(self, tokens, q, indices, weight, counts):
-        """Mean over codes with a target of ||q_k - target_k||^2 / d (after StableVQ, 2609.26774).
+        """Mean over targets of ||q_k - target||^2 / d (after StableVQ, 2609.26774).
 
         A selected code's target is the mean of its tokens. Sampled tokens, and so regions in proportion to
-        their tokens, each lend themselves as target to the nearest code out of use.
+        their tokens, each lend themselves as target to the nearest code out of use. A code that is hardly used, yet
+        selected in this step, may have both targets.
         ||q - mean||^2 differs from the mean of ||q - token||^2 by the tokens' variance, which has no gradient,
         so weighting each token by 1 / count gives the same gradient without forming the K x d means.
         """
@@ -79,7 +80,7 @@ class SimVQ(Quantizer):
         flat_q, flat_index, flat_weight = q.reshape(flat.shape), indices.reshape(-1), weight.reshape(-1)
         share = flat_weight / jnp.maximum(counts[flat_index], 1.0)
         pulled = jnp.sum(share * jnp.sum((flat - flat_q) ** 2, axis=-1)) / self.dim
-        codes_pulled = jnp.sum(counts > 0)
+        targets = jnp.sum(counts > 0)
 
         sources, source_weight = self._sample_sources(flat, flat_weight)
         usage = self.usage.value
@@ -91,8 +92,8 @@ class SimVQ(Quantizer):
         source_share = source_weight / jnp.maximum(source_counts[nearest], 1.0)
         gap = sources - self.lookup(nearest)
         pulled += jnp.sum(source_share * jnp.sum(gap * gap, axis=-1)) / self.dim
-        codes_pulled += jnp.sum(source_counts > 0)
-        return pulled / jnp.maximum(codes_pulled, 1)
+        targets += jnp.sum(source_counts > 0)
+        return pulled / jnp.maximum(targets, 1)
 
     def _sample_sources(self, flat, weight):
         """One random token of each of up to `region_sources` equal runs: (S, d), (S,).
