@@ -165,7 +165,8 @@ def _quiet_log():
 def _quiet_threads():
     """Keeps the threads and abandoned futures of orbax from printing, by the hundred, what it also raises here."""
     hooks = threading.excepthook, sys.unraisablehook, sys.excepthook
-    threading.excepthook = sys.unraisablehook = lambda args: None
+    threading.excepthook = lambda args: None
+    sys.unraisablehook = lambda args: None
     sys.excepthook = lambda *args: None  # tensorstore's callbacks report there that their event loop is closed
     failed = True
     try:

@@ -99,7 +99,8 @@ def evaluate(
             progress.update(number + 1)
     if not sums.get("pictures"):
         raise ValueError(
-            f"none of the {len(data)} held-out crops of {data.source} can be read: replace those files, or choose other data."
+            f"none of the {len(data)} held-out crops of {data.source} can be read: replace those files, or choose other"
+            " data."
         )
     samples = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
     return _summarise(autoencoder, variables, sums, counts, samples)

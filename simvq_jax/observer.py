@@ -52,9 +52,8 @@ class Observer:
         """Writes the means since the last row, over the steps that were not skipped, and what stands now."""
         latest = self._window[-1]
         means = {name: _finite_mean([row[name] for row in self._window]) for name in latest}
-        state_now = [
-            name for name in latest if name.endswith(("codebook_utilization", "codebook_perplexity", "skipped", "rate"))
-        ]
+        no_means = ("codebook_utilization", "codebook_perplexity", "skipped", "learning_rate")
+        state_now = [name for name in latest if name.endswith(no_means)]
         means |= {name: latest[name] for name in state_now}
         del means["train/skipped_in_a_row"]
         elapsed = time.monotonic() - self._since

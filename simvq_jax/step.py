@@ -64,8 +64,8 @@ def make_train_step(
 
     images: (batch, h, w, 3) uint8 or float in [-1, 1]; perceptual: LPIPS parameters, {} without.
     Gradients are averaged over `accumulate` micro-batches by one scan. A step whose losses or gradients are not
-    finite leaves everything but `step` and the counts of skipped steps as it was. Rates of `schedules`, name -> schedule,
-    are among the metrics.
+    finite leaves everything but `step` and the counts of skipped steps as it was. schedules: name -> learning rate by
+    step, to be told among the metrics.
     """
 
     autoencoder, discriminator = networks

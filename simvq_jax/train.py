@@ -148,7 +148,8 @@ def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkp
     start, last = int(state.step), min(stop_at or config.steps, config.steps)
     if start > config.steps:
         raise ValueError(
-            f"steps is {config.steps} but {workdir} is at step {start} already: give {start} or more, or another --workdir."
+            f"steps is {config.steps} but {workdir} is at step {start} already: give {start} or more, or another"
+            " --workdir."
         )
     skipped = SkipLog(workdir / "skipped_files.txt")
     with (

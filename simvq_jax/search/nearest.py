@@ -15,9 +15,10 @@ CODEBOOK_AXIS = "codebook"
 def nearest_code(z, codebook, transform=None, *, backend: str = "auto"):
     """Index of, and squared distance to, the code nearest to every token.
 
-    Exact: equal to `argmin_k ||z_n - q_k||^2` with `q_k = c_k W + b`, up to float32 rounding of `||z - b|| ||q - b||`
-    (so take a large common offset off the tokens and codes, or give it as b); the lowest index wins ties. Neither the N x K distances nor the K x d codebook Q is ever formed. Gradients do not
-    pass. A token with a NaN or an infinity gets index 0 and distance NaN.
+    Exact: equal to `argmin_k ||z_n - q_k||^2` with `q_k = c_k W + b`, up to float32 rounding of
+    `||z - b|| ||q - b||` (so take a large common offset off tokens and codes, or give it as b); the lowest index wins
+    ties. Neither the N x K distances nor the K x d codebook Q is ever formed. Gradients do not pass. A token with a
+    NaN or an infinity gets index 0 and distance NaN.
 
     Args:
         z: (..., d) tokens, any floating type; compared in float32.
