@@ -1,4 +1,4 @@
-"""How much of the bare step's speed the whole loop keeps: data, figures, writers and checkpoints around it.
+"""How much of the bare step's speed the loop keeps, with data, figures, progress and writers around the step.
 
     python -m benchmarks.loop [--config=configs/quickstart.py] [--rounds=4] [--steps=40]
 
@@ -12,15 +12,17 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from simvq_jax import build, cli, train
+from simvq_jax.data.sources import SkipLog
 from simvq_jax.drawing.curves import read_metrics
-from simvq_jax.mesh import batch_sharding, make_mesh, replicated
+from simvq_jax.mesh import make_mesh, place_batch
+from simvq_jax.step import make_train_step
 
 
 def bare_rate(config, state, step, batch, steps: int) -> float:
     """Examples per second of the compiled step alone, on one batch that already lies on the device."""
+    state, figures = jax.block_until_ready(step(state, batch, {}))  # compiles
     began = time.monotonic()
     for _ in range(steps):
         state, figures = step(state, batch, {})
@@ -34,7 +36,7 @@ def main(config: str, rounds: int, steps: int) -> None:
     settings.update({"steps": 10**6, "log_every": steps, "eval_every": 10**6, "checkpoint_every": 10**6})
     mesh = make_mesh()
     networks, optimizers = build.build_networks(settings), build.build_optimizers(settings)
-    step_fn = train.make_train_step(
+    step_fn = make_train_step(
         networks,
         optimizers,
         build.build_loss_weights(settings),
@@ -44,14 +46,12 @@ def main(config: str, rounds: int, steps: int) -> None:
     bare = []
     with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
         run = Path(folder) / "run"
-        pictures = np.zeros((settings.batch_size, settings.data.size, settings.data.size, 3), np.uint8)
-        batch = jax.device_put(pictures, batch_sharding(mesh))
+        batches = build.build_train_batches(settings, SkipLog(None), 0)
+        batch = place_batch(next(batches), mesh)["image"]
+        batches.close()
         for number in range(1, rounds + 1):
             state = train.train(settings, run, stop_at=2 * number * steps)
-            shardings = jax.tree.map(lambda a: a.sharding, state)
-            step = jax.jit(step_fn, out_shardings=(shardings, replicated(mesh)))
-            bare_rate(settings, state, step, batch, 2)  # compiles
-            bare.append(bare_rate(settings, state, step, batch, steps))
+            bare.append(bare_rate(settings, state, train.compile_step(step_fn, state, mesh), batch, steps))
         # Of the two windows of a call, the first pays for compilation.
         rates = read_metrics(run).numbers["train/examples_per_second"]
         loop = [rate for at, rate in rates.items() if at % (2 * steps) == 0]

@@ -4,7 +4,7 @@
 or  python -m simvq_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
     python -m simvq_jax.train --config=configs/quickstart.py:vq --workdir=runs/quickstart_vq
 
-Needs two CPU cores and 2 GB of memory; SimVQ took 3m 40s and the baseline 2m 41s on two shared cores (2026-11-23).
+Needs two CPU cores and 2 GB of memory; SimVQ took 4m 0s and the baseline 2m 41s on two shared cores (2026-11-23).
 
 Expect, over 262,144 held-out tokens: SimVQ 95.4% of the codes in use and 27.62 dB, vanilla VQ 0.5% and 26.35 dB.
 docs/NOTES.md has the recipes that were tried.

@@ -32,6 +32,52 @@ def compute_dtype(config):
     return DTYPES[one_of("dtype", config.dtype, DTYPES)]
 
 
+AT_LEAST_ONE = (
+    "steps",
+    "batch_size",
+    "accumulate",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_skipped_in_a_row",
+    "data.eval_batch_size",
+    "model.width",
+    "model.residual_blocks",
+    "model.norm_groups",
+    "quantizer.codebook_size",
+    "quantizer.dim",
+    "discriminator.width",
+    "discriminator.layers",
+)
+NOT_NEGATIVE = ("optimizer.clip_norm", "discriminator.start", "quantizer.activity_share")
+FACTORS = ("optimizer.b1", "optimizer.b2", "optimizer.ema_decay")  # in [0, 1)
+
+
+def check_ranges(config) -> None:
+    """Raises ValueError, naming the key, on numbers that no module could use."""
+    values = cli.flatten(config)
+    for key in AT_LEAST_ONE:
+        if not values[key] >= 1:
+            raise ValueError(f"{key} is {values[key]} but must be at least 1.")
+    for key in NOT_NEGATIVE:
+        if not values[key] >= 0:
+            raise ValueError(f"{key} is {values[key]} but must be at least 0.")
+    for key in FACTORS:
+        if not 0 <= values[key] < 1:
+            raise ValueError(f"{key} is {values[key]} but must lie in [0, 1).")
+    if len(values["data.crop_scale"]) != 2:
+        raise ValueError(f"data.crop_scale is {values['data.crop_scale']} but must be two shares, as (0.5, 1.0).")
+    if not values["model.multipliers"]:
+        raise ValueError("model.multipliers is empty but must name the width of one level at least.")
+    factor = 2 ** (len(values["model.multipliers"]) - 1)
+    if values["data.size"] < 1 or values["data.size"] % factor:
+        raise ValueError(
+            f"data.size is {values['data.size']} but must be a multiple of {factor}, the pixels a side of a token of"
+            f" {len(values['model.multipliers'])} levels."
+        )
+
+
 def one_of(key: str, value: str, choices) -> str:
     """The value, or ValueError naming the key and its choices."""
     if value not in choices:
@@ -42,11 +88,6 @@ def one_of(key: str, value: str, choices) -> str:
 def build_autoencoder(config) -> Autoencoder:
     """The tokenizer's network. Raises ValueError on values that cannot be."""
     model, dtype = config.model, compute_dtype(config)
-    if model.residual_blocks < 1 or len(model.multipliers) < 1:
-        raise ValueError(
-            f"model.residual_blocks is {model.residual_blocks} and model.multipliers {tuple(model.multipliers)}:"
-            " there must be at least one block and one level."
-        )
     fields = {
         "width": model.width,
         "multipliers": tuple(model.multipliers),
@@ -62,9 +103,6 @@ def build_autoencoder(config) -> Autoencoder:
 def build_quantizer(config, dtype):
     """The quantizer that `quantizer.kind` names."""
     quantizer = config.quantizer
-    for key in ("codebook_size", "dim"):
-        if quantizer[key] < 1:
-            raise ValueError(f"quantizer.{key} is {quantizer[key]} but must be at least 1.")
     shared = {
         "codebook_size": quantizer.codebook_size,
         "dim": quantizer.dim,

@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 REQUIRED = object()  # default of a flag that must be given
+INTERRUPTED = 130  # exit status after the keyboard's interrupt, as shells have it
 MISTAKES = (ValueError, OSError, RuntimeError)  # raised with a sentence meant for the user
 
 
@@ -51,6 +52,8 @@ def run_main(main: Callable, defaults: dict, help: dict[str, str], *, config: bo
         logging.set_verbosity(logging.INFO if wordy else logging.WARNING)
         try:
             main(**{name: getattr(flags.FLAGS, name) for name in defaults})
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
         except MISTAKES as error:
             if wordy:
                 raise

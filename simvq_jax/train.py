@@ -23,7 +23,6 @@ from simvq_jax.state import TrainState
 from simvq_jax.step import make_train_step
 from simvq_jax.writers import open_writer
 
-INTERRUPTED = 130  # exit status after the keyboard's interrupt, as shells have it
 # Keys that may differ from those a run was started with, each said when it does. Only `steps` changes what a step
 # computes, through a cosine schedule; it is allowed so that a run can be extended.
 MAY_CHANGE = (
@@ -48,10 +47,10 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
 
     stop_at: end after this step, checkpointed, as if interrupted; 0 = go on to `config.steps`.
     """
+    build.check_ranges(config)
     mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.accumulate, mesh)
     check_batch(config.data.eval_batch_size, 1, mesh, key="data.eval_batch_size")
-    check_intervals(config)
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
     weights, perceptual = build.build_loss_weights(config), build.build_perceptual(config)
     claim_run(config, workdir)
@@ -72,13 +71,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
         )
         perceptual = jax.device_put(perceptual, replicated(mesh))
         return run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at)
-
-
-def check_intervals(config) -> None:
-    """Raises ValueError on intervals below 1."""
-    for key in ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
-        if config[key] < 1:
-            raise ValueError(f"{key} is {config[key]} but must be at least 1.")
 
 
 def claim_run(config, workdir: Path) -> None:
@@ -145,6 +137,8 @@ def compile_step(train_step, state: TrainState, mesh):
 
 def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at) -> TrainState:
     """The single train loop. Step n is dispatched before the figures of n - 1 are read, so the device never waits."""
+    if stop_at < 0:
+        raise ValueError(f"stop_at is {stop_at} but must be 0, to go on to the end, or a step.")
     start, last = int(state.step), min(stop_at or config.steps, config.steps)
     if start > config.steps:
         raise ValueError(
@@ -182,7 +176,7 @@ def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkp
         checkpoints.wait()
         observe.end(step)
     if stop.interrupted:
-        sys.exit(INTERRUPTED)
+        sys.exit(cli.INTERRUPTED)
     return state
 
 

@@ -83,6 +83,12 @@ def test_all_damaged_is_an_error(run):
             file.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"all 2 checkpoints of .* are damaged"):
         api.load(run)
+    before = (run / "metrics.jsonl").read_text()
+    for _ in range(2):  # the second start must find the run as the first one did, and not begin anew
+        with pytest.raises(CheckpointError, match=r"all 2 checkpoints of .* are damaged"):
+            train.train(tiny_config(), run)
+    assert (run / "metrics.jsonl").read_text() == before
+    assert sorted(folder.name for folder in (run / "checkpoints").iterdir()) == ["2", "4"]
 
 
 def test_an_architecture_that_does_not_fit_is_no_silent_restart(run):

@@ -38,6 +38,13 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
+def wait_for_line(process: subprocess.Popen, text: str) -> None:
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"the process ended without saying {text!r}")
+
+
 def last_state(run: Path):
     config = build.read_config(run)
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
@@ -49,7 +56,7 @@ def last_state(run: Path):
 
 
 def test_sigterm_and_kill_lose_nothing(tmp_path):
-    """One run is left alone; another gets SIGTERM, then kill -9, and must end in the same state, bit for bit."""
+    """One run is left alone; another gets SIGTERM, Ctrl-C, kill -9, and must end in the same state, bit for bit."""
     alone = start(tmp_path / "alone")
     finish(alone)
 
@@ -59,6 +66,12 @@ def test_sigterm_and_kill_lose_nothing(tmp_path):
     first.send_signal(signal.SIGTERM)
     said = finish(first)  # exits with 0
     assert "checkpointed: the same command goes on from here" in said
+
+    keyboard = start(run)
+    wait_for_line(keyboard, "resuming")
+    keyboard.send_signal(signal.SIGINT)
+    keyboard.communicate(timeout=240)
+    assert keyboard.returncode == 130  # a script must not go on as if training had finished
 
     second = start(run)
     time.sleep(6)  # anywhere: starting, compiling, training or saving

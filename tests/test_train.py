@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,24 @@ def test_another_config_is_refused_and_nothing_touched(trained_run):
     assert (trained_run / "config.json").read_text() == before
 
 
+def test_resuming_with_or_without_lpips_is_another_training(trained_run):
+    with pytest.raises(ValueError, match=r"another config \(losses.lpips_linear: '' -> 'b', losses.lpips_vgg"):
+        train.claim_run(tiny_config(losses__lpips_vgg="a", losses__lpips_linear="b"), trained_run)
+
+
+def test_what_may_change_is_said(tmp_path, trained_run, caplog):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    with caplog.at_level(logging.WARNING):
+        train.claim_run(tiny_config(log_every=3), run)
+    assert "log_every is now 3, was 1" in caplog.text
+
+
+def test_fewer_steps_than_the_run_has_are_refused(tmp_path, trained_run):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"steps is 2 but .* is at step 4 already"):
+        train.train(tiny_config(steps=2), run)
+
+
 def test_checkpoints_without_a_config_are_refused(tmp_path):
     (tmp_path / "checkpoints/3").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"holds checkpoints but no config\.json"):
@@ -77,6 +96,12 @@ def test_checkpoints_without_a_config_are_refused(tmp_path):
         ({"mesh__codebook": 2}, "mesh.codebook is 2"),
         ({"model__width": 12}, "12 x 1 = 12 is no positive multiple of norm_groups = 8"),
         ({"steps": 0}, "steps is 0"),
+        ({"data__size": 30}, "data.size is 30 but must be a multiple of 4"),
+        ({"model__norm_groups": 0}, "model.norm_groups is 0 but must be at least 1"),
+        ({"max_skipped_in_a_row": 0}, "max_skipped_in_a_row is 0"),
+        ({"optimizer__ema_decay": 2.0}, r"optimizer.ema_decay is 2.0 but must lie in \[0, 1\)"),
+        ({"optimizer__clip_norm": -1.0}, "optimizer.clip_norm is -1.0 but must be at least 0"),
+        ({"discriminator__layers": 0}, "discriminator.layers is 0"),
         ({"log_every": 0}, "log_every is 0"),
         ({"dtype": "float8"}, "dtype is 'float8' but must be one of float32, bfloat16"),
         ({"quantizer__kind": "gumbel"}, "quantizer.kind is 'gumbel' but must be one of"),

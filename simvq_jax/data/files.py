@@ -41,7 +41,16 @@ def list_images(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; give the path of an existing folder of images.")
-    files = sorted(_walk(root), key=lambda file: file.relative_to(root).as_posix())
+    everything = list(_walk(root))
+    files = [file for file in everything if file.suffix.lower() in EXTENSIONS]
+    files.sort(key=lambda file: file.relative_to(root).as_posix())
+    if files and len(files) < len(everything):
+        logging.warning(
+            "%s holds %d file(s) without a picture's extension, which are left out, as %s.",
+            root,
+            len(everything) - len(files),
+            next(file.name for file in everything if file.suffix.lower() not in EXTENSIONS),
+        )
     if not files:
         raise FileNotFoundError(
             f"{root} holds no image file; put files with one of {', '.join(sorted(EXTENSIONS))} there."
@@ -58,4 +67,4 @@ def _walk(root: Path) -> Iterator[Path]:
             continue
         seen.add(target)
         subfolders.sort()  # of two links to one folder the same one is followed on every machine
-        yield from (Path(folder, name) for name in names if Path(name).suffix.lower() in EXTENSIONS)
+        yield from (Path(folder, name) for name in names)
