@@ -82,8 +82,8 @@ def test_bytes_and_floats_of_one_picture_agree(tokenizer):
     x = pictures()
     for same in (as_floats(x), as_floats(x).astype(np.float64), jnp.asarray(x), jnp.asarray(as_floats(x))):
         np.testing.assert_array_equal(tokenizer.encode(same), tokenizer.encode(x))
-        np.testing.assert_allclose(tokenizer.latents(same), tokenizer.latents(x), atol=1e-6)
-        np.testing.assert_allclose(tokenizer.reconstruct(same), tokenizer.reconstruct(x), atol=1e-5)
+        np.testing.assert_allclose(tokenizer.latents(same), tokenizer.latents(x), atol=1e-5)
+        np.testing.assert_allclose(tokenizer.reconstruct(same), tokenizer.reconstruct(x), atol=5e-5)
 
 
 def test_bfloat16_pictures_are_taken(tokenizer):
