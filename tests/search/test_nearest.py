@@ -1,5 +1,7 @@
 """Exactness against float64 brute force, hard inputs, and the compiled program on eight devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from simvq_jax.mesh import make_mesh
-from simvq_jax.search import blockwise, nearest_allowed_code, nearest_code
+from simvq_jax.search import blockwise, nearest_allowed_code, nearest_code, rerank
+from simvq_jax.search.blockwise import Sizes
 
 
 def random_problem(seed, n, k, d, d_basis=None):
@@ -112,27 +115,32 @@ def test_tokens_that_are_not_finite_get_index_zero_and_disturb_no_other():
     np.testing.assert_array_equal(np.delete(indices, bad), np.delete(expected, bad))
 
 
-def test_tokens_beyond_the_bound_are_scored_against_every_code(monkeypatch):
-    """With a bound that admits every group, all tokens take the full scan, to the same answer."""
-    z, codebook, transform = random_problem(8, 50, 1500, 8)
-    expected, _ = nearest_code(z, codebook, transform)
-    everything = lambda u, codes: (  # noqa: E731
-        jnp.zeros(u.shape[0], jnp.int32),
-        jnp.ones(u.shape[0], jnp.int32),
-        jnp.ones(u.shape[0], bool),
-    )
-    monkeypatch.setattr(blockwise, "_best_groups", everything)
-    indices, _ = nearest_code(z, codebook, transform)
-    np.testing.assert_array_equal(indices, expected)
+@pytest.mark.parametrize("few", [1, 2, 8])
+def test_the_way_to_the_answer_does_not_change_it(monkeypatch, few):
+    """With a bound that admits every group, all tokens are scored against a few groups more, or every code."""
+    z, codebook, transform = random_problem(8, 50, 600, 8)
+    expected = nearest_code(z, codebook, transform)
+    sizes = Sizes(tile=32, block=320, group=80, retry=4)  # 8 groups
+    search = functools.partial(blockwise.search, z, codebook, *transform, sizes=sizes)
+    assert search().scanned == 0
+    bounds = rerank._bounds
+    monkeypatch.setattr(rerank, "_bounds", lambda *operands: (bounds(*operands)[0], jnp.full((32, 1), -jnp.inf)))
+    monkeypatch.setattr(rerank, "FEW_GROUPS", few)
+    got = search()
+    assert got.scanned == (0 if few == 8 else 50)
+    for a, b in zip(got, expected, strict=False):
+        np.testing.assert_array_equal(a, b)
 
 
-def test_block_and_tile_sizes_do_not_change_the_answer(monkeypatch):
+@pytest.mark.parametrize(
+    "sizes", [(1, 8, 8, 1), (8, 64, 1, 3), (32, 256, 64, 16), (999, 512, 16, 512), (1024, 3000, 8, 16)], ids=str
+)
+def test_sizes_do_not_change_the_answer(sizes):
     z, codebook, transform = random_problem(9, 300, 3000, 16)
     expected = nearest_code(z, codebook, transform)
-    monkeypatch.setattr(blockwise, "BLOCK", 256)
-    monkeypatch.setattr(blockwise, "MAX_TILE", 32)
-    for got, want in zip(nearest_code(z, codebook, transform), expected, strict=True):
-        np.testing.assert_array_equal(got, want)
+    got = nearest_code(z, codebook, transform, backend="blockwise", sizes=Sizes(*sizes))
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_only_allowed_codes_win():
@@ -162,23 +170,61 @@ def test_bfloat16_tokens_are_compared_in_float32():
     np.testing.assert_array_equal(indices, expected)
 
 
+def zeros(*shape, dtype=np.float32):
+    return np.zeros(shape, dtype)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((np.zeros((4, 3)), np.zeros((5, 2))), "z has last axis 3 but the codes have 2"),
-        ((np.zeros((4, 3)), np.zeros((0, 3))), r"codebook has shape \(0, 3\)"),
-        ((np.zeros((4, 3)), np.zeros((5, 2)), (np.zeros((3, 3)), None)), r"must be \(basis_dim, d\) = \(2, 3\)"),
-        ((np.zeros((4, 3)), np.zeros((5, 3)), (np.zeros((3, 3)), np.zeros(2))), r"b has shape \(2,\)"),
+        ((zeros(4, 3), zeros(5, 2)), "z has last axis 3 but the codes have 2"),
+        ((zeros(), zeros(5, 2)), "z has last axis None but the codes have 2"),
+        ((zeros(4, 3), zeros(0, 3)), r"codebook has shape \(0, 3\)"),
+        ((zeros(4, 3), zeros(3)), r"codebook has shape \(3,\)"),
+        ((zeros(4, 3), zeros(5, 2), (zeros(3, 3), None)), r"must be \(basis_dim, d\) = \(2, 3\)"),
+        ((zeros(4, 3), zeros(5, 3), (zeros(3, 3), zeros(2))), r"b has shape \(2,\)"),
+        ((zeros(4, 3, dtype=np.float64), zeros(5, 3)), "z is float64 .* cast it to float32"),
+        ((zeros(4, 3), zeros(5, 3, dtype=np.int32)), "codebook is int32 .* cast it to float32"),
+        ((zeros(4, 3), zeros(5, 3), (zeros(3, 3, dtype=np.float64), None)), "W is float64"),
     ],
 )
-def test_shapes_that_do_not_fit(arguments, sentence):
+def test_input_that_does_not_fit(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         nearest_code(*arguments)
 
 
-def test_an_unknown_backend():
-    with pytest.raises(ValueError, match="'cuda' but must be one of"):
-        nearest_code(np.zeros((1, 2)), np.zeros((1, 2)), backend="cuda")
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"backend": "cuda"}, "'cuda' but must be one of"),
+        ({"backend": "tpu"}, "'tpu' does not apply here .* pass backend='auto'"),
+        ({"backend": "hopper"}, "'hopper' does not apply here .* pass backend='auto'"),
+        ({"sizes": Sizes(8, 64, 8, 8)}, "sizes are for backend='blockwise'"),
+    ],
+)
+def test_options_that_do_not_apply(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        nearest_code(zeros(1, 2), zeros(1, 2), **options)
+
+
+def test_no_tokens():
+    indices, sq_distance = nearest_code(zeros(0, 3), zeros(5, 3))
+    assert indices.shape == sq_distance.shape == (0,) and indices.dtype == jnp.int32
+    assert nearest_code(zeros(2, 0, 3), zeros(5, 3))[0].shape == (2, 0)
+
+
+def test_codes_that_are_not_finite_never_win():
+    z, codebook, transform = random_problem(15, 60, 700, 8)
+    broken = codebook.copy()
+    bad = [0, 5, 64, 333, 699]
+    broken[bad, [0, 1, 2, 3, 4]] = [np.nan, np.inf, -np.inf, np.nan, 1e30]  # the last: its squared norm overflows
+    indices, _ = nearest_code(z, broken, transform)
+    distances = brute_force(z, codebook, transform)
+    distances[:, bad] = np.inf
+    np.testing.assert_array_equal(indices, distances.argmin(1))
+    indices, sq_distance = nearest_code(z, np.full_like(codebook, np.nan))
+    np.testing.assert_array_equal(indices, 0)
+    assert np.isposinf(sq_distance).all()
 
 
 def compiled_search(devices_in_mesh, n, k, d):
@@ -209,7 +255,7 @@ def test_eight_devices_share_the_work_and_gather_nothing():
 
 
 def tile_flops(compiled, n):
-    tile = min(n, blockwise.MAX_TILE)
+    tile = min(n, blockwise.choose_sizes(2048, 16, "cpu").tile)
     return compiled.cost_analysis()["flops"] * (n // tile)
 
 

@@ -1,0 +1,54 @@
+"""The backends, and which of them serves a device, a codebook and a number of tokens."""
+
+import functools
+import logging
+
+import jax
+
+from simvq_jax.search import blockwise, hopper, matrix_unit, tpu
+
+KERNELS = {"hopper": hopper, "tpu": tpu}
+KERNEL_OF_PLATFORM = {"gpu": "hopper", "tpu": "tpu"}
+NAMES = ("auto", "blockwise", *KERNELS)
+
+
+@functools.cache
+def choose(name: str, device: jax.Device, codebook: jax.ShapeDtypeStruct, sizes: blockwise.Sizes | None):
+    """The search function (tokens, codebook, weight, bias, allowed) -> Found; the same one for the same arguments.
+
+    Raises ValueError if the name is unknown, or the backend does not apply to the device or the codebook.
+    """
+    if name not in NAMES:
+        raise ValueError(f"backend is {name!r} but must be one of {NAMES}: pass backend='auto'.")
+    if sizes is not None and name != "blockwise":
+        raise ValueError(f"sizes are for backend='blockwise' but backend is {name!r}: pass backend='blockwise'.")
+    k, d = codebook.shape
+    kernel = KERNEL_OF_PLATFORM.get(device.platform) if name == "auto" else name
+    if kernel in KERNELS:
+        reason = KERNELS[kernel].why_not(device, d, matrix_unit.code_limbs(codebook.dtype))
+        if reason is None:
+            return _with_kernel(KERNELS[kernel])
+        if name != "auto":
+            raise ValueError(f"backend {name!r} does not apply here ({reason}): pass backend='auto'.")
+        _say_once(f"nearest_code: 'blockwise' instead of '{kernel}': {reason}.")
+    return functools.partial(blockwise.search, sizes=sizes or blockwise.choose_sizes(k, d, device.platform))
+
+
+def device_of(array):
+    """The device that will hold the work: that of a concrete array, or the default one."""
+    if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer):
+        return min(array.devices(), key=lambda device: device.id)
+    default = jax.config.jax_default_device
+    if default is None or isinstance(default, str):
+        return jax.devices(default)[0]
+    return default
+
+
+def _with_kernel(kernel):
+    groups = matrix_unit.Groups(kernel.GROUP, kernel.LANES)
+    return functools.partial(matrix_unit.search, group_maxima=kernel.group_maxima, groups=groups)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logging.getLogger("simvq_jax").warning(message)

@@ -1,0 +1,72 @@
+"""The codebook as a search sees it: rows in groups, with half squared norms and the largest norms of each group."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+HIGHEST = jax.lax.Precision.HIGHEST
+NORM_ROWS = 16_384  # codes transformed at once: bounds the memory that norms take
+
+
+class Groups(NamedTuple):
+    """How codes are grouped: group g holds `size` codes, `stride` apart, within a block of size * stride codes.
+
+    Groups are strided so that a running maximum over groups is elementwise: no shuffles, no index arithmetic.
+    """
+
+    size: int
+    stride: int
+
+    @property
+    def block(self) -> int:
+        return self.size * self.stride
+
+    def members(self, group):
+        """Codes of each group, in rising order: int32 (...) -> int32 (..., size)."""
+        first = group // self.stride * self.block + group % self.stride
+        steps = jnp.arange(self.size, dtype=jnp.int32) * self.stride
+        return first[..., None] + steps.reshape((1,) * group.ndim + (-1,))
+
+    def largest(self, values):
+        """Maximum of each group: (K,) -> (K / size,)."""
+        return values.reshape(-1, self.size, self.stride).max(axis=1).reshape(-1)
+
+
+class Codes(NamedTuple):
+    """The codebook, padded to whole blocks.
+
+    rows: (K', d_basis) float32 or bfloat16.
+    half_norms: float32 (K',), ||c W||^2 / 2, infinite where a code must not win.
+    group_norms, group_halves: float32 (K' / size,), the largest ||c|| and the largest half norm of each group.
+    """
+
+    rows: jax.Array
+    half_norms: jax.Array
+    group_norms: jax.Array
+    group_halves: jax.Array
+
+
+def prepare(codebook, weight, allowed, groups: Groups) -> Codes:
+    """Pads and measures the codes. codebook: (K, d_basis), weight: (d_basis, d) or None, allowed: bool (K,) or None.
+
+    A code with a NaN or an infinity, or whose squared norm overflows, must not win either.
+    """
+    k = codebook.shape[0]
+
+    def norms(row):
+        row = row.astype(jnp.float32)
+        q = row if weight is None else jnp.dot(row, weight, precision=HIGHEST)
+        return jnp.sum(q * q) / 2, jnp.sqrt(jnp.sum(row * row))
+
+    halves, lengths = jax.lax.map(norms, codebook, batch_size=min(k, NORM_ROWS))
+    usable = jnp.isfinite(halves) & jnp.isfinite(lengths)
+    usable = usable if allowed is None else usable & allowed
+    pad = (0, -k % groups.block)
+    largest = lambda values: groups.largest(jnp.pad(jnp.where(usable, values, 0.0), pad))  # noqa: E731
+    return Codes(
+        rows=jnp.pad(codebook, (pad, (0, 0))),
+        half_norms=jnp.pad(jnp.where(usable, halves, jnp.inf), pad, constant_values=jnp.inf),
+        group_norms=largest(lengths),
+        group_halves=largest(halves),
+    )

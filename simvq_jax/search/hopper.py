@@ -1,0 +1,293 @@
+"""Coarse scores on NVIDIA Hopper: maxima over groups of codes, one fused Pallas (Mosaic GPU) kernel.
+
+A block of the grid keeps a tile of tokens in shared memory and walks over a range of codes. One warpgroup, the loader,
+streams the codes there by TMA (the copy engine); the others, the workers, multiply them by their own rows of tokens
+(wgmma) and keep the running maximum of every lane in registers. Neither scores nor indices leave the chip.
+
+A worker's tile of scores is `rows` tokens by TILE codes. Code c of a tile belongs to lane c % LANES, so the maximum
+over a group is elementwise from tile to tile. What bounds the speed, a tile of 128 by 128 at d columns and one product:
+tensor cores 8 d cycles; epilogue 384 cycles (128 moves, 128 maxima at half rate, a thread), hidden behind the other
+worker's product from d = 64 on; codes 256 d bytes from L2, shared by both workers.
+"""
+
+import functools
+import inspect
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+LANES = 64  # columns of a running maximum
+GROUP = 32  # codes whose scores share one maximum: group s * LANES + l has codes (s * GROUP + r) * LANES + l, all r
+BLOCK = GROUP * LANES  # codes whose maxima are written at once; K is padded to whole blocks
+NEVER = float(np.finfo(np.float32).max) / 4  # half norm of a code that must not win; finite, so that sums of it are
+
+TILE = 128  # codes a worker scores at once
+TILES = BLOCK // TILE
+CHUNK = 64  # columns of a tile in one stage of the pipeline: 128 bytes of bfloat16, the widest swizzle
+STAGES = 8  # enough in flight to hide the latency of L2; more hide no more
+MULTIPROCESSORS = 132  # of an H100 or H200 SXM; another count costs speed only
+# Shared memory a block may have (227 KiB), less barriers, alignment and what the compiler takes for itself.
+SHARED_BYTES = (227 - 4) * 1024
+# The registers of 3 x 128 threads: a worker has TILE accumulators and LANES maxima a thread, the loader next to none.
+WORKER_REGISTERS, LOADER_REGISTERS = 240, 24
+STORED = (plgpu.TilingTransform((8, CHUNK)), plgpu.SwizzleTransform(128))  # what wgmma reads without bank conflicts
+KERNEL_OUT = "out_type" if "out_type" in inspect.signature(plgpu.kernel).parameters else "out_shape"  # older jax
+
+
+class Plan(NamedTuple):
+    """Sizes of one launch."""
+
+    workers: int  # warpgroups that multiply
+    rows: int  # tokens of a worker: 64, one wgmma high, or 128
+    stages: int  # chunks of codes in flight
+    chunks: int  # of a tile
+    tiles: int  # of workers * rows tokens
+    blocks: int  # of BLOCK codes
+    splits: int  # parts of the codebook that run side by side
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether the workers alternate between product and epilogue.
+
+        A worker that waits for its turn holds no stage of a later tile: a whole tile must fit or both would wait.
+        """
+        return self.workers == 2 and self.stages > self.chunks
+
+
+def group_maxima(u_limbs, code_limbs, half_norms, products, *, epilogue=True, interpret=None):
+    """Largest score of every group of codes, `max_k sum_(i, j) u_i . c_kj - h_k`.
+
+    Sums in float32 as the tensor cores do it: rounded toward zero, starting from -h. Under `jax.vmap` the batch
+    becomes one more axis of the grid, planned as if alone: flatten tokens instead where codes are shared.
+
+    Args:
+        u_limbs: bfloat16 (N, d) each, the limbs of the tokens. code_limbs: bfloat16 (K, d) each.
+        half_norms: float32 (K,), NEVER or inf where a code must not win.
+        products: pairs (i, j) of limbs to multiply and add.
+        epilogue: False leaves half norms and maxima out, to time the product; the result is then meaningless.
+        interpret: parameters of the GPU interpreter, to run on a CPU.
+
+    Returns:
+        float32 (N, G), G = ceil(K / BLOCK) * LANES; column s * LANES + l is the maximum over the codes
+        (s * GROUP + r) * LANES + l for r in 0..GROUP-1.
+
+    Raises:
+        ValueError: d beyond what fits shared memory.
+    """
+    (n, d), (k,) = u_limbs[0].shape, half_norms.shape
+    plan = plan_launch(n, k, d, len(u_limbs), len(code_limbs))
+    tokens, codes, columns = plan.tiles * plan.workers * plan.rows, plan.blocks * BLOCK, plan.chunks * CHUNK
+    u_limbs = [_padded(u, tokens, columns) for u in u_limbs]
+    code_limbs = [_padded(c, codes, columns) for c in code_limbs]
+    bias = jnp.pad(-half_norms, (0, codes - k), constant_values=-NEVER)
+    launch = plgpu.kernel(
+        functools.partial(_kernel, plan, products, epilogue, interpret is not None, len(u_limbs)),
+        # The last axis of the grid runs fastest: blocks that start together read the same codes.
+        grid=(plan.splits, plan.tiles),
+        grid_names=("split", "tile"),
+        num_threads=plan.workers + 1,
+        thread_name="warpgroup",
+        interpret=interpret,
+        **{KERNEL_OUT: jax.ShapeDtypeStruct((tokens, plan.blocks * LANES), jnp.float32)},
+    )
+    return launch(*u_limbs, *code_limbs, bias)[:n]
+
+
+def why_not(device: jax.Device, d: int, code_limbs: int) -> str | None:
+    """Why the kernel cannot search codes of length d on such a device with two limbs of the tokens, or None."""
+    capability = getattr(device, "compute_capability", "none")
+    if device.platform not in ("gpu", "cuda") or capability != "9.0":
+        return f"it needs a Hopper GPU (compute capability 9.0), not {device.device_kind} ({capability})"
+    try:
+        plan_launch(1, 1, d, 2, code_limbs)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def plan_launch(n: int, k: int, d: int, u_limbs: int, code_limbs: int) -> Plan:
+    """The largest tile of tokens that leaves room for a pipeline, and enough splits to fill the chip."""
+    chunks = -(-d // CHUNK)
+    stage_bytes = code_limbs * TILE * CHUNK * 2 + TILE * 4
+    # 256 tokens read 16 bytes of codes a cycle at one product, about what L2 gives; the fewer tokens, the more.
+    for workers, rows, least_stages in ((2, 128, 3), (2, 64, 3), (1, 64, 2)):
+        tokens_bytes = u_limbs * workers * rows * chunks * CHUNK * 2
+        stages = min(STAGES, (SHARED_BYTES - tokens_bytes) // stage_bytes)
+        half_empty = workers * rows // 2 >= n and (workers, rows) != (1, 64)
+        if stages >= least_stages and not half_empty:
+            break
+    else:
+        widest = (SHARED_BYTES - 2 * stage_bytes) // (u_limbs * 64 * CHUNK * 2) * CHUNK
+        raise ValueError(
+            f"d is {d} but shared memory holds at most {widest}, with {u_limbs} limbs of the tokens and {code_limbs} of"
+            " the codes"
+        )
+    tiles, blocks = -(-n // (workers * rows)), -(-k // BLOCK)
+
+    def cost(splits):  # in blocks of codes; to start costs about a quarter of one
+        return math.ceil(tiles * splits / MULTIPROCESSORS) * (blocks / splits + 0.25)
+
+    splits = min((s for s in range(1, blocks + 1) if blocks % s == 0), key=cost)
+    return Plan(workers, rows, stages, chunks, tiles, blocks, splits)
+
+
+def _padded(a, rows: int, columns: int):
+    return jnp.pad(a, ((0, rows - a.shape[0]), (0, columns - a.shape[1])))
+
+
+def _kernel(plan, products, epilogue, interpreted, u_count, *refs):
+    """One block of the grid. refs in global memory: limbs of tokens, limbs of codes, bias, result."""
+    u_gmem, (*codes_gmem, bias_gmem, out_gmem) = refs[:u_count], refs[u_count:]
+
+    def run(u, codes, bias, u_ready, ready, free, turn):
+        warpgroup = lax.axis_index("warpgroup")
+
+        @pl.when(warpgroup == plan.workers)
+        def _():
+            if plan.workers == 2:
+                plgpu.set_max_registers(LOADER_REGISTERS, action="decrease")
+            _load_tokens(plan, u_gmem, u, u_ready)
+            _load_codes(plan, codes_gmem, bias_gmem, codes, bias, ready, free)
+
+        @pl.when(warpgroup < plan.workers)
+        def _():
+            if plan.workers == 2:
+                plgpu.set_max_registers(WORKER_REGISTERS, action="increase")
+            score = functools.partial(_scores, plan, products, epilogue, interpreted, u, codes, bias, ready, free, turn)
+            plgpu.barrier_wait(u_ready.at[warpgroup])
+            _work(plan, epilogue, score, turn, out_gmem)
+
+    pl.run_scoped(
+        run,
+        plgpu.SMEM((u_count, plan.workers, plan.chunks, plan.rows, CHUNK), jnp.bfloat16, transforms=STORED),
+        plgpu.SMEM((plan.stages, len(codes_gmem), TILE, CHUNK), jnp.bfloat16, transforms=STORED),
+        plgpu.SMEM((plan.stages, TILE), jnp.float32),
+        # A copy by TMA arrives once at its barrier; a worker's arrival counts as one, however many threads it has.
+        plgpu.Barrier(num_arrivals=u_count * plan.chunks, num_barriers=plan.workers),
+        plgpu.Barrier(num_arrivals=len(codes_gmem) + 1, num_barriers=plan.stages),
+        plgpu.Barrier(num_arrivals=plan.workers, num_barriers=plan.stages),
+        plgpu.Barrier(num_arrivals=plan.workers),
+        collective_axes="warpgroup",
+    )
+
+
+def _load_tokens(plan, u_gmem, u, u_ready):
+    first = lax.axis_index("tile") * (plan.workers * plan.rows)
+    for worker in range(plan.workers):
+        rows = pl.ds(first + worker * plan.rows, plan.rows)
+        for limb, source in enumerate(u_gmem):
+            for chunk in range(plan.chunks):
+                columns = pl.ds(chunk * CHUNK, CHUNK)
+                plgpu.copy_gmem_to_smem(source.at[rows, columns], u.at[limb, worker, chunk], u_ready.at[worker])
+
+
+def _load_codes(plan, codes_gmem, bias_gmem, codes, bias, ready, free):
+    """Streams the chunks of this split's codes, each with the bias of its tile (so that all stages are alike)."""
+    items = plan.blocks // plan.splits * TILES * plan.chunks
+    first = lax.axis_index("split") * (plan.blocks // plan.splits * BLOCK)
+
+    def load(item, carry):
+        stage = lax.rem(item, plan.stages)
+        pl.when(item >= plan.stages)(lambda: plgpu.barrier_wait(free.at[stage]))
+        plgpu.commit_smem()  # The workers' plain reads of the bias come before TMA writes over it.
+        rows = pl.ds(first + lax.div(item, plan.chunks) * TILE, TILE)
+        columns = pl.ds(lax.rem(item, plan.chunks) * CHUNK, CHUNK)
+        for limb, source in enumerate(codes_gmem):
+            plgpu.copy_gmem_to_smem(source.at[rows, columns], codes.at[stage, limb], ready.at[stage])
+        plgpu.copy_gmem_to_smem(bias_gmem.at[rows], bias.at[stage], ready.at[stage])
+        return carry
+
+    lax.fori_loop(0, items, load, None)
+
+    def drain(item, carry):
+        plgpu.barrier_wait(free.at[lax.rem(item, plan.stages)])
+        return carry
+
+    # Every arrival is awaited once, so that a barrier ends in the phase its waits have seen.
+    lax.fori_loop(items - plan.stages, items, drain, None)
+
+
+def _work(plan, epilogue, score, turn, out_gmem):
+    """Maxima of this worker's tokens over the split's codes, written block by block."""
+    worker = lax.axis_index("warpgroup")
+    rows = pl.ds((lax.axis_index("tile") * plan.workers + worker) * plan.rows, plan.rows)
+    blocks = plan.blocks // plan.splits
+
+    def block(b, carry):
+        def tile(t, maxima):
+            scores = score(worker, b * TILES + t)
+            halves = [scores[:, :LANES], scores[:, LANES:]]
+            maxima = jnp.maximum(maxima, jnp.maximum(*halves)) if epilogue else halves[0]
+            if plan.takes_turns:
+                _meet(turn)
+            return maxima
+
+        lowest = plgpu.layout_cast(jnp.full((plan.rows, LANES), -jnp.inf, jnp.float32), plgpu.Layout.WGMMA)
+        maxima = lax.fori_loop(0, TILES, tile, lowest)
+        # Straight from registers: four threads fill a 32-byte sector, and no shared memory is needed.
+        out_gmem[rows, pl.ds((lax.axis_index("split") * blocks + b) * LANES, LANES)] = maxima
+        return carry
+
+    # The second worker is half a tile late, and both meet twice a tile: one multiplies, the other takes maxima.
+    if plan.takes_turns:
+        pl.when(worker == 1)(lambda: _meet(turn))
+    lax.fori_loop(0, blocks, block, None)
+    if plan.takes_turns:
+        pl.when(worker == 0)(lambda: _meet(turn))
+
+
+def _meet(turn):
+    plgpu.barrier_arrive(turn)
+    plgpu.barrier_wait(turn)
+
+
+def _scores(plan, products, epilogue, interpreted, u, codes, bias, ready, free, turn, worker, step):
+    """Scores of one tile of codes. -> (rows, TILE)."""
+
+    def stage(chunk):
+        return lax.rem(step * plan.chunks + chunk, plan.stages)
+
+    def issue(accumulator, chunk):
+        for i, j in products:
+            # Codes are stored by rows, so a tile is the transposed right-hand side; wgmma takes it as it is.
+            plgpu.wgmma(accumulator, u.at[i, worker, chunk], codes.at[stage(chunk), j].transpose((1, 0)))
+
+    def multiply(accumulator):
+        issue(accumulator, 0)
+
+        def proceed(chunk, carry):
+            plgpu.barrier_wait(ready.at[stage(chunk)])
+            issue(accumulator, chunk)
+            # Each wgmma call is one group; groups end in order, so the chunk before is no longer read.
+            plgpu.wgmma_wait(len(products))
+            plgpu.barrier_arrive(free.at[stage(chunk - 1)])
+            return carry
+
+        lax.fori_loop(1, plan.chunks, proceed, None)
+        if plan.takes_turns:
+            _meet(turn)
+
+    def product(accumulator):
+        multiply(accumulator)
+        return accumulator[...]
+
+    shape = (plan.rows, TILE)
+    plgpu.barrier_wait(ready.at[stage(0)])
+    if epilogue:
+        start = plgpu.layout_cast(bias[stage(0)], plgpu.Layout.WGMMA.reduce(0))
+        start = lax.broadcast_in_dim(start, shape, [1])
+    if epilogue and not interpreted:
+        # The half norms start the sum: to subtract them afterwards would cost one more instruction a score.
+        scores = pl.run_state(multiply)(plgpu.ACC.init(start))
+    else:
+        # The interpreter has no run_state, and adds what the accumulator would have started from.
+        scores = pl.run_scoped(product, plgpu.ACC(shape, jnp.float32))
+        scores = scores + start if epilogue else scores
+    plgpu.barrier_arrive(free.at[stage(plan.chunks - 1)])
+    return scores
