@@ -50,6 +50,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.quantizer.beta = 0.25
     config.quantizer.legacy = False
     config.quantizer.basis_init = "normal"  # simvq: normal | uniform
+    config.quantizer.basis_dtype = "float32"  # simvq: float32 | bfloat16
+    config.quantizer.basis_seed = -1  # simvq: -1 = from `seed`; else from this alone, and left out of checkpoints
     config.quantizer.trainable_basis = False  # simvq
     config.quantizer.use_bias = True  # simvq
     config.quantizer.codebook_loss = "token"  # simvq: token | region

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from simvq_jax.build import build_networks, build_optimizers, build_state, read_config
+from simvq_jax.build import build_networks, build_optimizers, build_state, read_config, seeded_codebook
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.models.tokenizer import Autoencoder
 from simvq_jax.step import as_float
@@ -102,7 +102,7 @@ def load(run: str | Path) -> Tokenizer:
     shapes = jax.eval_shape(lambda key: build_state(config, networks, optimizers, key), jax.random.key(0))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     template = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
-    with Checkpointer(run, read_only=True) as checkpoints:
+    with Checkpointer(run, read_only=True, redraw=seeded_codebook(config)) as checkpoints:
         state = checkpoints.restore(template)
     if state is None:
         raise FileNotFoundError(f"{run / 'checkpoints'} holds no checkpoint yet: train until the first is saved.")

@@ -115,12 +115,22 @@ def build_quantizer(config, dtype):
     return SimVQ(
         **shared,
         basis_init=quantizer.basis_init,
+        basis_dtype=quantizer.basis_dtype,
+        basis_seed=None if quantizer.basis_seed < 0 else quantizer.basis_seed,
         trainable_basis=quantizer.trainable_basis,
         use_bias=quantizer.use_bias,
         codebook_loss=quantizer.codebook_loss,
         activity_share=quantizer.activity_share,
         region_sources=quantizer.region_sources,
     )
+
+
+def seeded_codebook(config):
+    """A function that draws `TrainState.codebook` anew where the config's seed says it all, else None."""
+    quantizer = build_quantizer(config, None)
+    if getattr(quantizer, "basis_seed", None) is None:
+        return None
+    return lambda: {"quantizer": {"basis": quantizer.seeded_basis()}}
 
 
 def build_networks(config) -> Networks:

@@ -6,7 +6,9 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +29,12 @@ class CheckpointError(RuntimeError):
 class Checkpointer:
     """Checkpoints of one run, `RUN/checkpoints/STEP`."""
 
-    def __init__(self, run: Path, keep: int = 3, read_only: bool = False):
-        """run: the run folder. keep: how many of the newest checkpoints stay. read_only: change nothing on disk."""
-        self._read_only = read_only
+    def __init__(self, run: Path, keep: int = 3, read_only: bool = False, redraw: Callable[[], Any] | None = None):
+        """run: the run folder. keep: how many of the newest checkpoints stay. read_only: change nothing on disk.
+
+        redraw: makes `TrainState.codebook` anew from a seed; checkpoints then hold its checksum only.
+        """
+        self._read_only, self._redraw = read_only, redraw
         self._folder = Path(run).absolute() / "checkpoints"
         self._set_aside = Path(run).absolute() / "damaged_checkpoints"
         with _quiet_log() if read_only else contextlib.nullcontext():
@@ -50,9 +55,10 @@ class Checkpointer:
         """Starts saving; returns once the arrays are copied. A failure of the save before is raised here."""
         if step in self._manager.all_steps():
             return
-        self._check_space(state)
         sums = {path: int(value) for path, value in checksums(state).items()}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), checksums=ocp.args.JsonSave(sums))
+        stored = self._without_redrawn(state)
+        self._check_space(stored)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(stored), checksums=ocp.args.JsonSave(sums))
         self._guard(lambda: self._manager.save(step, args=items, force=True))
 
     def wait(self) -> None:
@@ -98,14 +104,20 @@ class Checkpointer:
         return None
 
     def _restore_step(self, step: int, template: TrainState) -> TrainState:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, self._without_redrawn(template))
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), checksums=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=items)
-        expected, got = restored.checksums, checksums(restored.state)
-        for path, value in got.items():
-            if expected.get(path) != int(value):
+        state = restored.state
+        if self._redraw is not None:
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, template.codebook)
+            state = state.replace(codebook=jax.jit(self._redraw, out_shardings=shardings)())
+        for path, value in checksums(state).items():
+            if restored.checksums.get(path) != int(value):
                 raise CheckpointError(f"the checksum of {path} differs from the one it was saved with")
-        return restored.state
+        return state
+
+    def _without_redrawn(self, state: TrainState) -> TrainState:
+        return state if self._redraw is None else state.replace(codebook={})
 
     def _put_aside(self, steps: list[int]) -> None:
         """Frees the steps' places for new saves, without losing what may still be read by hand."""

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
 SMALLEST_SHARDED = 2**14  # elements; smaller arrays stay whole on every device
+CODES = ("basis", "codebook")  # names of the arrays (K, d) that quantizers keep; so are their optimiser states' called
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, codebook: int = 1) -> Mesh:
@@ -19,10 +20,6 @@ def make_mesh(data: int = -1, fsdp: int = 1, codebook: int = 1) -> Mesh:
     if fsdp < 1 or codebook < 1 or (data < 1 and data != -1):
         raise ValueError(
             f"mesh (data={data}, fsdp={fsdp}, codebook={codebook}) has an axis below 1: only mesh.data may be -1."
-        )
-    if codebook > 1:
-        raise ValueError(
-            f"mesh.codebook is {codebook} but the codebook is kept whole on every device: set mesh.codebook=1."
         )
     if data == -1:
         data = max(devices // (fsdp * codebook), 1)
@@ -44,6 +41,16 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_
         )
 
 
+def check_codebook(codebook_size: int, mesh: Mesh) -> None:
+    """Raises ValueError unless the codes divide evenly over axis `codebook`."""
+    shards = mesh.shape["codebook"]
+    if codebook_size % shards:
+        raise ValueError(
+            f"mesh.codebook is {shards} but does not divide the {codebook_size} codes: change mesh.codebook or"
+            " quantizer.codebook_size."
+        )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Leading axis over the devices of `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
@@ -55,17 +62,27 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharding(shapes, mesh: Mesh):
-    """Shardings of a tree of shapes: FSDP splits the largest axis that `fsdp` divides, of arrays worth it."""
+    """Shardings of a tree of shapes: the codes over axis `codebook`, other arrays worth it over `fsdp`.
+
+    Codes are never split over `fsdp`: every step reads all of them, so what is not kept would be sent each time.
+    """
+
+    def rule(path, leaf):
+        if len(leaf.shape) == 2 and path and getattr(path[-1], "key", None) in CODES:
+            return NamedSharding(mesh, PartitionSpec("codebook"))
+        return _split_largest(leaf.shape, mesh)
+
+    return jax.tree_util.tree_map_with_path(rule, shapes)
+
+
+def _split_largest(shape, mesh: Mesh) -> NamedSharding:
+    """The largest axis that `fsdp` divides."""
     fsdp = mesh.shape["fsdp"]
-
-    def rule(leaf):
-        splittable = [axis for axis, n in enumerate(leaf.shape) if n % fsdp == 0]
-        if fsdp == 1 or math.prod(leaf.shape) < SMALLEST_SHARDED or not splittable:
-            return replicated(mesh)
-        largest = max(splittable, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))
-
-    return jax.tree.map(rule, shapes)
+    splittable = [axis for axis, n in enumerate(shape) if n % fsdp == 0]
+    if fsdp == 1 or math.prod(shape) < SMALLEST_SHARDED or not splittable:
+        return replicated(mesh)
+    largest = max(splittable, key=lambda axis: shape[axis])
+    return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))
 
 
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

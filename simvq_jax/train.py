@@ -17,7 +17,15 @@ from simvq_jax import build, cli
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
-from simvq_jax.mesh import batch_sharding, check_batch, make_mesh, place_batch, replicated, state_sharding
+from simvq_jax.mesh import (
+    batch_sharding,
+    check_batch,
+    check_codebook,
+    make_mesh,
+    place_batch,
+    replicated,
+    state_sharding,
+)
 from simvq_jax.observer import Observer
 from simvq_jax.state import TrainState
 from simvq_jax.step import make_train_step
@@ -51,10 +59,12 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
     mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.accumulate, mesh)
     check_batch(config.data.eval_batch_size, 1, mesh, key="data.eval_batch_size")
+    check_codebook(config.quantizer.codebook_size, mesh)
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
     weights, perceptual = build.build_loss_weights(config), build.build_perceptual(config)
     claim_run(config, workdir)
-    with jax.set_mesh(mesh), Checkpointer(workdir, config.keep_checkpoints) as checkpoints:
+    redraw = build.seeded_codebook(config)
+    with jax.set_mesh(mesh), Checkpointer(workdir, config.keep_checkpoints, redraw=redraw) as checkpoints:
         state = initial_state(config, networks, optimizers, checkpoints, mesh)
         step_fn = compile_step(
             make_train_step(

@@ -1,5 +1,6 @@
 """Damaged checkpoints are found and stepped over; sound ones come back bit for bit."""
 
+import functools
 import gc
 import logging
 import shutil
@@ -9,11 +10,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from jax.sharding import PartitionSpec
 from tiny import tiny_config
 
-from simvq_jax import api, checkpoint, train
+from simvq_jax import api, build, checkpoint, train
 from simvq_jax.checkpoint import Checkpointer, CheckpointError, checksums
+from simvq_jax.mesh import make_mesh, state_sharding
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +130,29 @@ def test_too_little_space_is_said_before_anything_is_written(trained_run, tmp_pa
         with pytest.raises(CheckpointError, match=r"5 MB could not be written .*: 1 MB are free"):
             checkpoints.save(state, 1)
         assert checkpoints.steps() == []
+
+
+def test_a_seeded_basis_is_drawn_anew_and_not_stored(tmp_path):
+    """On another mesh too; and a seed that gives another basis is found out."""
+    config = tiny_config(discriminator__enabled=False, quantizer__basis_seed=5, quantizer__basis_dtype="bfloat16")
+    networks, optimizers = build.build_networks(config), build.build_optimizers(config)
+    state = jax.jit(functools.partial(build.build_state, config, networks, optimizers))(jax.random.key(0))
+    with Checkpointer(tmp_path, redraw=build.seeded_codebook(config)) as checkpoints:
+        checkpoints.save(state, 1)
+    stored = ocp.StandardCheckpointer().metadata(tmp_path / "checkpoints/1/state").item_metadata
+    assert stored.tree["codebook"] == {} and stored.tree["codebook_stats"] != {}
+
+    mesh = make_mesh(codebook=8)
+    shardings = state_sharding(state, mesh)
+    template = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
+    with Checkpointer(tmp_path, redraw=build.seeded_codebook(config)) as checkpoints:
+        restored = checkpoints.restore(template)
+    assert restored is not None and restored.codebook["quantizer"]["basis"].sharding.spec == PartitionSpec("codebook")
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+    config.quantizer.basis_seed = 6
+    with (
+        Checkpointer(tmp_path, redraw=build.seeded_codebook(config)) as checkpoints,
+        pytest.raises(CheckpointError, match="all 1 checkpoints"),
+    ):
+        checkpoints.restore(template)

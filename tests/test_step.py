@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec
 from tiny import tiny_config
 
 from simvq_jax import build
 from simvq_jax.mesh import batch_sharding, make_mesh, replicated, state_sharding
 from simvq_jax.quantize import SimVQ
+from simvq_jax.search import backends, blockwise
 from simvq_jax.step import Optimizers, make_train_step
 
 BATCH = 16
@@ -49,9 +51,9 @@ def assert_close_gradients(got, expected, relative):
         np.testing.assert_allclose(a, b, rtol=0, atol=relative * max(np.abs(b).max(), 1e-3))
 
 
-@pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 4}])
+@pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 2, "codebook": 2}])
 def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
-    """Loss within 1e-6, gradients within 1e-5 relative, equal statistics; large arrays are split over fsdp."""
+    """Loss within 1e-6, gradients within 1e-5 relative, equal statistics; large arrays and codes are split."""
     monkeypatch.setattr("simvq_jax.mesh.SMALLEST_SHARDED", 256)
     config, rate = tiny_config(), 64.0  # large, so that the change is not lost in the parameters' rounding
     state, step = build_step(config, rate)
@@ -64,6 +66,7 @@ def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
         shared, figures = jax.jit(step, out_shardings=(shardings, replicated(mesh)))(placed, images, {})
     if axes.get("fsdp", 1) > 1:
         assert any("fsdp" in str(s.spec) for s in jax.tree.leaves(shardings))
+        assert shardings.codebook["quantizer"]["basis"].spec == PartitionSpec("codebook")
     for name in figures:
         np.testing.assert_allclose(figures[name], figures_alone[name], rtol=1e-5, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(figures["train/loss"], figures_alone["train/loss"], rtol=1e-6)
@@ -74,8 +77,9 @@ def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
 
 def test_the_step_on_eight_devices_gathers_no_tokens(monkeypatch):
     """The compiled step holds no array of all tokens by the basis, and none of tokens by codes."""
-    monkeypatch.setattr("simvq_jax.search.blockwise.MAX_TILE", 16)
-    monkeypatch.setattr("simvq_jax.search.blockwise.BLOCK", 128)
+    small = blockwise.Sizes(tile=16, block=128, group=16, retry=8)
+    monkeypatch.setattr(blockwise, "choose_sizes", lambda *_: small)
+    backends.choose.cache_clear()
     config = tiny_config(discriminator__enabled=False, quantizer__codebook_size=640)
     state, step = build_step(config)
     tokens = BATCH * 6 * 6

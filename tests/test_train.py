@@ -93,7 +93,7 @@ def test_checkpoints_without_a_config_are_refused(tmp_path):
         ({"accumulate": 3}, "batch_size 16 is no positive multiple of 24"),
         ({"data__eval_batch_size": 3}, "data.eval_batch_size 3 is no positive multiple of 8"),
         ({"mesh__data": 3}, "needs 3 devices but 8 are present"),
-        ({"mesh__codebook": 2}, "mesh.codebook is 2"),
+        ({"mesh__codebook": 8, "quantizer__codebook_size": 36}, "mesh.codebook is 8 but does not divide the 36 codes"),
         ({"model__width": 12}, "12 x 1 = 12 is no positive multiple of norm_groups = 8"),
         ({"steps": 0}, "steps is 0"),
         ({"data__size": 30}, "data.size is 30 but must be a multiple of 4"),

@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.search import nearest_code
+from simvq_jax.search import nearest_code, take_codes
 
 HIGHEST = jax.lax.Precision.HIGHEST
 USAGE_WINDOW = 262_144  # tokens over which training utilization and perplexity are stated
@@ -146,7 +146,7 @@ class Quantizer(nn.Module):
     def lookup(self, indices):
         """Codes of indices: int (...) -> (..., d) float32; the values that the forward pass uses."""
         rows, transform = self.codes()
-        return _apply(rows[indices], transform)
+        return _apply(take_codes(rows, indices), transform)
 
     def _weight(self, z, mask):
         if z.shape[-1:] != (self.dim,):

@@ -1,5 +1,6 @@
 """Exact nearest-code search."""
 
 from simvq_jax.search.nearest import nearest_allowed_code, nearest_code
+from simvq_jax.search.sharded import take_codes
 
-__all__ = ["nearest_allowed_code", "nearest_code"]
+__all__ = ["nearest_allowed_code", "nearest_code", "take_codes"]

@@ -38,7 +38,7 @@ def device_of(array):
     """The device that will hold the work: that of a concrete array, or the default one."""
     if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer):
         return min(array.devices(), key=lambda device: device.id)
-    default = jax.config.jax_default_device
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]
     if default is None or isinstance(default, str):
         return jax.devices(default)[0]
     return default

@@ -13,7 +13,7 @@ worker's product from d = 64 on; codes 256 d bytes from L2, shared by both worke
 import functools
 import inspect
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ SHARED_BYTES = (227 - 4) * 1024
 # The registers of 3 x 128 threads: a worker has TILE accumulators and LANES maxima a thread, the loader next to none.
 WORKER_REGISTERS, LOADER_REGISTERS = 240, 24
 STORED = (plgpu.TilingTransform((8, CHUNK)), plgpu.SwizzleTransform(128))  # what wgmma reads without bank conflicts
-KERNEL_OUT = "out_type" if "out_type" in inspect.signature(plgpu.kernel).parameters else "out_shape"  # older jax
+OUT = "out_type" if "out_type" in inspect.signature(plgpu.kernel).parameters else "out_shape"  # the latter in older jax
 
 
 class Plan(NamedTuple):
@@ -86,6 +86,7 @@ def group_maxima(u_limbs, code_limbs, half_norms, products, *, epilogue=True, in
     u_limbs = [_padded(u, tokens, columns) for u in u_limbs]
     code_limbs = [_padded(c, codes, columns) for c in code_limbs]
     bias = jnp.pad(-half_norms, (0, codes - k), constant_values=-NEVER)
+    result: dict[str, Any] = {OUT: jax.ShapeDtypeStruct((tokens, plan.blocks * LANES), jnp.float32)}
     launch = plgpu.kernel(
         functools.partial(_kernel, plan, products, epilogue, interpret is not None, len(u_limbs)),
         # The last axis of the grid runs fastest: blocks that start together read the same codes.
@@ -94,7 +95,7 @@ def group_maxima(u_limbs, code_limbs, half_norms, products, *, epilogue=True, in
         num_threads=plan.workers + 1,
         thread_name="warpgroup",
         interpret=interpret,
-        **{KERNEL_OUT: jax.ShapeDtypeStruct((tokens, plan.blocks * LANES), jnp.float32)},
+        **result,
     )
     return launch(*u_limbs, *code_limbs, bias)[:n]
 

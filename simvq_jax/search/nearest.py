@@ -48,7 +48,7 @@ def _search(z, codebook, transform, allowed, backend, sizes):
     d = z.shape[-1]
     tokens = jax.lax.stop_gradient(jnp.asarray(z, jnp.float32)).reshape(-1, d)
     split = jax.lax.stop_gradient({"codebook": _float32_or_bfloat16(codebook), "allowed": allowed})
-    whole = {"weight": None, "bias": None}
+    whole: dict[str, jax.Array | None] = {"weight": None, "bias": None}
     if transform is not None:
         weight, bias = transform
         bias = jnp.zeros((d,)) if bias is None else bias
@@ -61,9 +61,11 @@ def _search(z, codebook, transform, allowed, backend, sizes):
 
 @functools.partial(jax.jit, static_argnums=3)
 def _over_devices(tokens, split, whole, search):
+    divided = placement.codebook_shards() > 1
+
     def on_one_device(tokens, split, whole):
         found = search(tokens, **split, **whole)
-        if placement.codebook_shards() == 1:
+        if not divided:
             return found.indices, found.sq_distance
         return sharded.nearest_of_shards(found.indices, found.sq_distance, split["codebook"].shape[0])
 
@@ -75,7 +77,7 @@ def _float32_or_bfloat16(codebook):
 
 
 def _check(z, codebook, transform) -> None:
-    weight, bias = (None, None) if transform is None else transform
+    weight, bias = transform or (None, None)
     named = {"z": z, "codebook": codebook, "W": weight, "b": bias}
     for name, array in named.items():
         if array is not None and not (jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize <= 4):
@@ -84,7 +86,7 @@ def _check(z, codebook, transform) -> None:
         raise ValueError(f"codebook has shape {codebook.shape} but must be (K, d) with K, d >= 1.")
     placement.check_divides(codebook.shape[0])
     d = z.shape[-1] if z.ndim else None
-    if transform is None:
+    if weight is None:
         if d != codebook.shape[1]:
             raise ValueError(f"z has last axis {d} but the codes have {codebook.shape[1]}: make them equal.")
         return

@@ -71,8 +71,10 @@ def why_not(device: jax.Device, d: int, code_limbs: int) -> str | None:
     passes = code_limbs + 1
     joined = joins_limbs(d, passes)
     limbs = (1, 1) if joined else (2, code_limbs)
-    if tile_sizes(LEAST_TILE, _round_up(d * passes if joined else d, LANES), *limbs) is None:
-        return f"tiles of length {d} do not fit in {VMEM_BUDGET >> 20} MiB of on-chip memory"
+    try:
+        tile_sizes(LEAST_TILE, _round_up(d * passes if joined else d, LANES), *limbs)
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -84,8 +86,8 @@ def joins_limbs(d: int, passes: int) -> bool:
     return any(_round_up(passes * d, deep) < passes * _round_up(d, deep) for deep in (128, 256))
 
 
-def tile_sizes(n: int, d: int, u_limbs: int, code_limbs: int) -> tuple[int, int] | None:
-    """Tokens and blocks of codes that a grid step takes, or None if nothing fits. d: a multiple of LANES.
+def tile_sizes(n: int, d: int, u_limbs: int, code_limbs: int) -> tuple[int, int]:
+    """Tokens and blocks of codes that a grid step takes. d: a multiple of LANES. Raises ValueError if nothing fits.
 
     The codes are read again for every tile of tokens, and a v6e does some 560 operations in the time it reads a byte:
     tiles of 1,024 tokens keep it computing, so long tiles come first; then many blocks, which spread the cost of a
@@ -99,11 +101,11 @@ def tile_sizes(n: int, d: int, u_limbs: int, code_limbs: int) -> tuple[int, int]
             maxima = tile * LANES * 4
             if 2 * (tokens + codes + maxima) <= VMEM_BUDGET:
                 return tile, blocks
-    return None
+    raise ValueError(f"tiles of length {d} do not fit in {VMEM_BUDGET >> 20} MiB of on-chip memory")
 
 
 def _kernel(products, u_count, *refs):
-    """Refs of limbs of u: (tile, d), of codes: (blocks, BLOCK, d), half norms: (blocks, 1, BLOCK), maxima: (tile, LANES)."""
+    """Limbs of u: (tile, d), of codes: (blocks, BLOCK, d); half norms: (blocks, 1, BLOCK); maxima: (tile, LANES)."""
     u_refs, code_refs, (half_ref, maxima_ref) = refs[:u_count], refs[u_count:-2], refs[-2:]
     blocks = half_ref.shape[0]
 

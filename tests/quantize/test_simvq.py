@@ -1,53 +1,20 @@
-"""SimVQ's contract: shapes, gradients, frozen basis, masks, types, statistics, the region loss, errors."""
+"""SimVQ's contract: shapes, gradients, frozen basis, masks, types, statistics, errors."""
 
 import functools
 
-import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_simvq import D, K, apply, make, tokens, trained, with_params
 
 from simvq_jax.quantize import SimVQ
 from simvq_jax.quantize.base import NEVER, USAGE_WINDOW
 
-K, D = 20, 6
 LEADING = st.lists(st.integers(1, 5), min_size=0, max_size=3).map(tuple)
-
-
-def tokens(*shape, seed=1, scale=1.0):
-    """Normal tokens of shape (*shape, D)."""
-    return np.float32(scale) * np.random.default_rng(seed).standard_normal((*shape, D), np.float32)
-
-
-@functools.cache
-def make(**fields):
-    """A small SimVQ and its initial variables."""
-    module = SimVQ(**{"codebook_size": K, "dim": D, **fields})
-    init = functools.partial(module.init, method="codebook")  # needs no search to compile
-    return module, jax.jit(init)(jax.random.key(0))
-
-
-@functools.partial(jax.jit, static_argnames=("module", "method"))
-def apply(module, variables, *arguments, method="__call__", **masks):
-    """`module.apply` as one program, which compiles faster than its parts."""
-    return module.apply(variables, *arguments, method=method, **masks)
-
-
-def with_params(variables, params):
-    return {**variables, "params": params}
-
-
-@functools.partial(jax.jit, static_argnames="module")
-def trained(module, variables, z, mask=None, key=0):
-    """(result, new statistics) of one training call."""
-    rngs = {"quantizer": jax.random.key(key)}
-    out, changed = module.apply(variables, z, mask, train=True, mutable=["codebook_stats"], rngs=rngs)
-    return out, changed["codebook_stats"]
 
 
 def numpy_result(codebook, z):
@@ -113,17 +80,6 @@ def test_other_bases_and_transforms_keep_the_contract(fields):
     out, codebook = apply(module, variables, z), apply(module, variables, method="codebook")
     np.testing.assert_array_equal(out.indices, numpy_result(codebook, z)[0])
     np.testing.assert_allclose(out.z_q, np.asarray(codebook)[out.indices], rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("basis_init", ["normal", "uniform"])
-@pytest.mark.parametrize("basis_dim", [4, 64])
-def test_the_basis_has_variance_one_over_its_dimension(basis_init, basis_dim):
-    _, variables = make(codebook_size=4000, basis_dim=basis_dim, basis_init=basis_init)
-    basis = np.asarray(variables["codebook"]["basis"])
-    np.testing.assert_allclose(basis.var(), 1 / basis_dim, rtol=0.05)
-    np.testing.assert_allclose(basis.mean(), 0, atol=0.05 * basis_dim**-0.5)
-    widest = np.abs(basis).max() * basis_dim**0.5
-    assert widest <= 3**0.5 if basis_init == "uniform" else widest > 3
 
 
 # Gradients
@@ -325,116 +281,6 @@ def test_inference_needs_no_statistics():
     np.testing.assert_array_equal(apply(module, kept, tokens(12)).indices, apply(module, variables, tokens(12)).indices)
 
 
-# Region loss
-
-
-@pytest.fixture
-def everything_in_use():
-    """A region SimVQ all of whose codes were selected lately, and tokens that spread unevenly over them."""
-    module, variables = make(codebook_size=4, codebook_loss="region")
-    stats = {**variables["codebook_stats"], "usage": jnp.full(4, 1000.0)}
-    return module, {**variables, "codebook_stats": stats}, tokens(10)
-
-
-def test_region_loss_weighs_selected_codes_alike(everything_in_use):
-    """Same gradient as the mean over selected codes of ||q_k - mean of its tokens||^2 / d, formed by hand."""
-    module, variables, z = everything_in_use
-    indices = np.asarray(apply(module, variables, z).indices)
-    selected = np.unique(indices)
-    assert 1 < len(selected) < len(indices)
-    means = np.stack([z[indices == code].mean(axis=0) for code in selected])
-    rows = np.asarray(variables["codebook"]["basis"])[selected]
-
-    def by_hand(params):
-        transform = params["transform"]
-        gap = rows @ transform["kernel"] + transform["bias"][None] - means
-        return jnp.mean(jnp.sum(gap**2, axis=-1)) / D
-
-    def region(params):
-        return trained(module, with_params(variables, params), z)[0].losses["codebook"]
-
-    expected, got = (jax.jit(jax.grad(loss))(variables["params"]) for loss in (by_hand, region))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
-
-
-def test_region_loss_is_the_token_loss_where_codes_have_equally_many_tokens(everything_in_use):
-    module, variables, _ = everything_in_use
-    codes = apply(module, variables, np.array([0, 0, 1, 1, 2, 2]), method="lookup")
-    z = codes + 0.01 * tokens(6)
-    region = trained(module, variables, z)[0].losses["codebook"]
-    np.testing.assert_allclose(region, apply(module, variables, z).losses["codebook"], rtol=1e-4)
-
-
-def test_an_unused_code_is_pulled_to_the_token_that_lends_itself():
-    """Two codes on a line: one takes every token, the other is out of use and pulled to the tokens' mean."""
-    module = SimVQ(2, 1, codebook_loss="region", region_sources=8)
-    variables = {
-        "params": {"transform": {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}},
-        "codebook": {"basis": jnp.array([[0.0], [10.0]])},
-        "codebook_stats": {"age": jnp.array([0, 100]), "usage": jnp.zeros(2)},
-    }
-    z = jnp.array([[1.0], [2.0]])
-    out, _ = trained(module, variables, z)
-    selected, unused = (1 + 4) / 2, (81 + 64) / 2
-    np.testing.assert_allclose(out.losses["codebook"], (selected + unused) / 2, rtol=1e-6)
-    np.testing.assert_allclose(out.losses["commitment"], 2.5, rtol=1e-6)
-
-
-def test_a_code_selected_in_this_step_is_not_pulled_twice():
-    """Out of use until now, but selected by these very tokens: they count once, as the token loss."""
-    module, variables = make(codebook_loss="region", codebook_size=1)
-    z = tokens(4)
-    np.testing.assert_allclose(
-        trained(module, variables, z)[0].losses["codebook"], apply(module, variables, z).losses["codebook"], rtol=1e-6
-    )
-
-
-def codes_used_after_training(codebook_loss):
-    """Codes of 64 in use after a hundred steps of Adam on W and b alone, on tokens far from almost every code."""
-    module, variables = make(codebook_size=64, codebook_loss=codebook_loss, region_sources=32)
-    z = tokens(256, scale=0.3) + np.array([[2.0, 0, 0, 0, 0, 0]], np.float32)
-    optimizer = optax.adam(0.1)
-
-    def step(carry, key):
-        params, stats, state = carry
-
-        def loss(params):
-            out, changed = trained(module, {**variables, "params": params, "codebook_stats": stats}, z, key=key)
-            return out.loss, changed
-
-        grads, stats = jax.grad(loss, has_aux=True)(params)
-        updates, state = optimizer.update(grads, state)
-        return (optax.apply_updates(params, updates), stats, state), None
-
-    start = (variables["params"], variables["codebook_stats"], optimizer.init(variables["params"]))
-    (params, _, _), _ = jax.jit(lambda start: jax.lax.scan(step, start, jnp.arange(100)))(start)
-    return len(np.unique(apply(module, with_params(variables, params), z).indices))
-
-
-def test_region_loss_brings_codes_into_use_that_the_token_loss_leaves_dead():
-    assert codes_used_after_training("token") < 32 < 40 < codes_used_after_training("region")
-
-
-def test_region_loss_is_fixed_by_its_key():
-    module, variables = make(codebook_loss="region", region_sources=2)
-    z = tokens(40)
-    first, again, other = (trained(module, variables, z, key=key)[0].losses["codebook"] for key in (0, 0, 1))
-    assert first == again and first != other
-
-
-def test_evaluation_uses_the_token_loss_and_no_randomness():
-    region, variables = make(codebook_loss="region")
-    token, _ = make()
-    z = tokens(12)
-    jax.tree.map(np.testing.assert_array_equal, apply(region, variables, z), apply(token, variables, z))
-
-
-def test_training_with_the_region_loss_asks_for_its_key():
-    module, variables = make(codebook_loss="region")
-    with pytest.raises(flax.errors.InvalidRngError, match='"quantizer"'):
-        jax.eval_shape(lambda z: module.apply(variables, z, train=True, mutable=["codebook_stats"]), tokens(4))
-
-
 # Errors
 
 
@@ -444,7 +290,11 @@ def test_training_with_the_region_loss_asks_for_its_key():
         ({"codebook_size": 0}, "codebook_size is 0 but must be at least 1"),
         ({"dim": 0}, "dim is 0 but must be at least 1"),
         ({"dim": D + 1}, r"z has shape .*6\) but must be \(\.\.\., 7\)"),
-        ({"basis_init": "zeros"}, "basis_init is 'zeros' but must be 'normal' or 'uniform'"),
+        ({"basis_init": "zeros"}, "basis_init is 'zeros' but must be one of normal, uniform"),
+        ({"basis_dtype": "float16"}, "basis_dtype is 'float16' but must be 'float32' or 'bfloat16'"),
+        ({"basis_seed": -1}, r"basis_seed is -1 but must lie in \[0, 2\^32\), or be None"),
+        ({"trainable_basis": True, "basis_seed": 3}, "trainable_basis has basis_dtype 'float32' and basis_seed 3"),
+        ({"trainable_basis": True, "basis_dtype": "bfloat16"}, "trainable_basis has basis_dtype 'bfloat16'"),
         ({"codebook_loss": "regional"}, "codebook_loss is 'regional' but must be 'token' or 'region'"),
         ({"region_sources": 0}, "region_sources is 0 but must be at least 1"),
     ],

@@ -1,0 +1,66 @@
+"""Where the basis comes from: its statistics, its type, and a seed that says it all."""
+
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_simvq import apply, make, tokens, trained
+
+from simvq_jax.quantize.basis import LEVELS, draw, draw_from_seed
+from simvq_jax.search import nearest_code
+
+SHAPE = (4096, 64)
+
+
+@pytest.mark.parametrize("init", ["normal", "uniform"])
+@pytest.mark.parametrize("source", [lambda *a: draw(jax.random.key(3), *a), lambda *a: draw_from_seed(3, *a)])
+def test_a_basis_has_mean_0_and_variance_one_over_its_dimension(init, source):
+    scaled = np.asarray(source(SHAPE, init), np.float64) * SHAPE[1] ** 0.5
+    assert abs(scaled.mean()) < 0.01 and abs(scaled.var() - 1) < 0.01
+    fourth = {"normal": 3.0, "uniform": 1.8}[init]
+    assert abs((scaled**4).mean() - fourth) < 0.06
+    assert np.abs(scaled).max() <= {"normal": 6.0, "uniform": 3**0.5 + 1e-6}[init]
+    assert abs(np.corrcoef(scaled[:, 0], scaled[:, 1])[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize(("init", "expected"), [("normal", "29392ad2a671a9a6"), ("uniform", "988cea3fb454b822")])
+def test_a_seed_gives_these_very_numbers(init, expected):
+    """Stored runs depend on them: whoever changes them makes those runs unreadable."""
+    rows = np.asarray(draw_from_seed(7, (96, 8), init))
+    assert hashlib.sha256(rows.tobytes()).hexdigest()[:16] == expected
+
+
+def test_a_seeded_basis_has_many_different_values():
+    values = np.unique(np.asarray(draw_from_seed(0, SHAPE, "normal")))
+    assert 0.9 * LEVELS < len(values) <= LEVELS
+
+
+def test_the_seed_alone_decides():
+    module, variables = make(basis_seed=5)
+    for key in (0, 1):
+        again = module.init(jax.random.key(key), method="codebook")
+        np.testing.assert_array_equal(again["codebook"]["basis"], variables["codebook"]["basis"])
+    np.testing.assert_array_equal(module.seeded_basis(), variables["codebook"]["basis"])
+    other, _ = make(basis_seed=6)
+    assert not np.array_equal(other.seeded_basis(), module.seeded_basis())
+    _, unseeded = make()
+    assert not np.array_equal(unseeded["codebook"]["basis"], variables["codebook"]["basis"])
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_a_bfloat16_basis_is_searched_and_looked_up_as_the_numbers_it_holds(seed):
+    module, variables = make(basis_dtype="bfloat16", basis_seed=seed)
+    basis = variables["codebook"]["basis"]
+    assert basis.dtype == jnp.bfloat16 and variables["params"]["transform"]["kernel"].dtype == jnp.float32
+    z = tokens(3, 40)
+    out, _ = trained(module, variables, z)
+    in_float32 = {**variables, "codebook": {"basis": basis.astype(jnp.float32)}}
+    expected, _ = trained(module, in_float32, z)
+    np.testing.assert_array_equal(out.indices, expected.indices)
+    np.testing.assert_array_equal(out.z_q, expected.z_q)
+    assert out.z_q.dtype == out.loss.dtype == jnp.float32
+    codebook = apply(module, variables, method="codebook")
+    assert codebook.dtype == jnp.float32
+    np.testing.assert_array_equal(nearest_code(z, codebook)[0], out.indices)

@@ -1,0 +1,118 @@
+"""The region loss of SimVQ: which codes it pulls, where to, and by which gradient."""
+
+import flax.errors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_simvq import D, apply, make, tokens, trained, with_params
+
+from simvq_jax.quantize import SimVQ
+
+
+@pytest.fixture
+def everything_in_use():
+    """A region SimVQ all of whose codes were selected lately, and tokens that spread unevenly over them."""
+    module, variables = make(codebook_size=4, codebook_loss="region")
+    stats = {**variables["codebook_stats"], "usage": jnp.full(4, 1000.0)}
+    return module, {**variables, "codebook_stats": stats}, tokens(10)
+
+
+def test_region_loss_weighs_selected_codes_alike(everything_in_use):
+    """Same gradient as the mean over selected codes of ||q_k - mean of its tokens||^2 / d, formed by hand."""
+    module, variables, z = everything_in_use
+    indices = np.asarray(apply(module, variables, z).indices)
+    selected = np.unique(indices)
+    assert 1 < len(selected) < len(indices)
+    means = np.stack([z[indices == code].mean(axis=0) for code in selected])
+    rows = np.asarray(variables["codebook"]["basis"])[selected]
+
+    def by_hand(params):
+        transform = params["transform"]
+        gap = rows @ transform["kernel"] + transform["bias"][None] - means
+        return jnp.mean(jnp.sum(gap**2, axis=-1)) / D
+
+    def region(params):
+        return trained(module, with_params(variables, params), z)[0].losses["codebook"]
+
+    expected, got = (jax.jit(jax.grad(loss))(variables["params"]) for loss in (by_hand, region))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
+
+
+def test_region_loss_is_the_token_loss_where_codes_have_equally_many_tokens(everything_in_use):
+    module, variables, _ = everything_in_use
+    codes = apply(module, variables, np.array([0, 0, 1, 1, 2, 2]), method="lookup")
+    z = codes + 0.01 * tokens(6)
+    region = trained(module, variables, z)[0].losses["codebook"]
+    np.testing.assert_allclose(region, apply(module, variables, z).losses["codebook"], rtol=1e-4)
+
+
+def test_an_unused_code_is_pulled_to_the_token_that_lends_itself():
+    """Two codes on a line: one takes every token, the other is out of use and pulled to the tokens' mean."""
+    module = SimVQ(2, 1, codebook_loss="region", region_sources=8)
+    variables = {
+        "params": {"transform": {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}},
+        "codebook": {"basis": jnp.array([[0.0], [10.0]])},
+        "codebook_stats": {"age": jnp.array([0, 100]), "usage": jnp.zeros(2)},
+    }
+    z = jnp.array([[1.0], [2.0]])
+    out, _ = trained(module, variables, z)
+    selected, unused = (1 + 4) / 2, (81 + 64) / 2
+    np.testing.assert_allclose(out.losses["codebook"], (selected + unused) / 2, rtol=1e-6)
+    np.testing.assert_allclose(out.losses["commitment"], 2.5, rtol=1e-6)
+
+
+def test_a_code_selected_in_this_step_is_not_pulled_twice():
+    """Out of use until now, but selected by these very tokens: they count once, as the token loss."""
+    module, variables = make(codebook_loss="region", codebook_size=1)
+    z = tokens(4)
+    np.testing.assert_allclose(
+        trained(module, variables, z)[0].losses["codebook"], apply(module, variables, z).losses["codebook"], rtol=1e-6
+    )
+
+
+def codes_used_after_training(codebook_loss):
+    """Codes of 64 in use after a hundred steps of Adam on W and b alone, on tokens far from almost every code."""
+    module, variables = make(codebook_size=64, codebook_loss=codebook_loss, region_sources=32)
+    z = tokens(256, scale=0.3) + np.array([[2.0, 0, 0, 0, 0, 0]], np.float32)
+    optimizer = optax.adam(0.1)
+
+    def step(carry, key):
+        params, stats, state = carry
+
+        def loss(params):
+            out, changed = trained(module, {**variables, "params": params, "codebook_stats": stats}, z, key=key)
+            return out.loss, changed
+
+        grads, stats = jax.grad(loss, has_aux=True)(params)
+        updates, state = optimizer.update(grads, state)
+        return (optax.apply_updates(params, updates), stats, state), None
+
+    start = (variables["params"], variables["codebook_stats"], optimizer.init(variables["params"]))
+    (params, _, _), _ = jax.jit(lambda start: jax.lax.scan(step, start, jnp.arange(100)))(start)
+    return len(np.unique(apply(module, with_params(variables, params), z).indices))
+
+
+def test_region_loss_brings_codes_into_use_that_the_token_loss_leaves_dead():
+    assert codes_used_after_training("token") < 32 < 40 < codes_used_after_training("region")
+
+
+def test_region_loss_is_fixed_by_its_key():
+    module, variables = make(codebook_loss="region", region_sources=2)
+    z = tokens(40)
+    first, again, other = (trained(module, variables, z, key=key)[0].losses["codebook"] for key in (0, 0, 1))
+    assert first == again and first != other
+
+
+def test_evaluation_uses_the_token_loss_and_no_randomness():
+    region, variables = make(codebook_loss="region")
+    token, _ = make()
+    z = tokens(12)
+    jax.tree.map(np.testing.assert_array_equal, apply(region, variables, z), apply(token, variables, z))
+
+
+def test_training_with_the_region_loss_asks_for_its_key():
+    module, variables = make(codebook_loss="region")
+    with pytest.raises(flax.errors.InvalidRngError, match='"quantizer"'):
+        jax.eval_shape(lambda z: module.apply(variables, z, train=True, mutable=["codebook_stats"]), tokens(4))

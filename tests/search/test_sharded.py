@@ -1,0 +1,127 @@
+"""A codebook split over eight devices: the answer of one device, and what crosses the wire for it."""
+
+import contextlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from simvq_jax.mesh import make_mesh
+from simvq_jax.search import nearest_allowed_code, nearest_code, take_codes
+
+N, K, D = 203, 1000, 16  # N is no multiple of the devices
+MESHES = ({"codebook": 8}, {"data": 4, "codebook": 2}, {"data": 2, "fsdp": 2, "codebook": 2})
+COLLECTIVES = re.compile(r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
+
+
+def make_problem(n=N, k=K, d=D):
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(n, d)).astype(np.float32)
+    codebook = rng.normal(size=(k, d)).astype(np.float32)
+    return tokens, codebook, (rng.normal(size=(d, d)).astype(np.float32), rng.normal(size=d).astype(np.float32))
+
+
+@contextlib.contextmanager
+def mesh_of(**axes):
+    """The mesh, made the current one."""
+    mesh = make_mesh(**axes)
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+def on_mesh(mesh, tokens, codebook, transform):
+    """Tokens over the batch axes, where they divide, and codes over axis codebook."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    by_token = PartitionSpec(("data", "fsdp") if len(tokens) % shards == 0 else None)
+    specs = (by_token, PartitionSpec("codebook"), PartitionSpec())
+    arrays = (tokens, codebook, transform)
+    return tuple(jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip(arrays, specs, strict=True))
+
+
+def hard_codebooks():
+    _, codebook, _ = make_problem()
+    yield "random", codebook
+    yield "every code eight times, once on each device", np.tile(codebook[: K // 8], (8, 1))
+    yield "all codes equal", np.full_like(codebook, 0.3)
+    with_nan = codebook.copy()
+    with_nan[: K // 2] = np.nan  # of eight devices, four have no code that may win
+    yield "half of the codes are NaN", with_nan
+
+
+@pytest.mark.parametrize("axes", MESHES, ids=str)
+def test_the_answer_is_that_of_the_whole_codebook(axes):
+    tokens, _, transform = make_problem()
+    tokens[5, 3], tokens[6, 0] = np.nan, np.inf
+    for name, codebook in hard_codebooks():
+        expected = nearest_code(tokens, codebook, transform)
+        with mesh_of(**axes) as mesh:
+            got = jax.jit(nearest_code)(*on_mesh(mesh, tokens, codebook, transform))
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def test_allowed_codes_are_split_with_the_codes():
+    tokens, codebook, transform = make_problem()
+    allowed = np.arange(K) % 7 == 0
+    expected = nearest_allowed_code(tokens, codebook, allowed, transform)
+    with mesh_of(data=2, codebook=4):
+        got = jax.jit(nearest_allowed_code)(tokens, codebook, allowed, transform)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def collectives(compiled) -> list[tuple[str, str]]:
+    """(kind, shapes of what is sent) of every collective in the program."""
+    return [(kind, re.sub(r"\{[^}]*\}", "", shape)) for shape, kind in COLLECTIVES.findall(compiled.as_text())]
+
+
+@pytest.mark.parametrize("d", [16, 64])
+def test_two_numbers_and_one_row_a_token_cross_the_wire(d):
+    n, k = 256, 1024
+    tokens, codebook, transform = make_problem(n, k, d)
+
+    def quantize(tokens, codebook, transform):
+        indices, sq_distance = nearest_code(tokens, codebook, transform)
+        return take_codes(codebook, indices), sq_distance
+
+    with mesh_of(data=2, codebook=4) as mesh:
+        operands = on_mesh(mesh, tokens, codebook, transform)
+        found = collectives(jax.jit(quantize).lower(*operands).compile())
+    share = n // 2
+    expected = [("all-reduce", f"f32[{share}]"), ("all-reduce", f"s32[{share}]"), ("all-reduce", f"f32[{share},{d}]")]
+    assert sorted(found) == sorted(expected)
+
+
+def test_whole_codebooks_need_no_word():
+    tokens, codebook, transform = make_problem(256, 1024)
+    with mesh_of() as mesh:
+        operands = on_mesh(mesh, tokens, codebook, transform)
+        assert collectives(jax.jit(nearest_code).lower(*operands).compile()) == []
+
+
+@pytest.mark.parametrize("axes", MESHES, ids=str)
+def test_rows_and_their_gradients_are_those_of_the_whole_codebook(axes):
+    _, codebook, _ = make_problem()
+    indices = np.random.default_rng(1).integers(0, K, (7, 3)).astype(np.int32)
+    cotangent = np.random.default_rng(2).normal(size=(7, 3, D)).astype(np.float32)
+    expected = np.zeros((K, D), np.float32)
+    np.add.at(expected, indices, cotangent)
+
+    def objective(codebook):
+        rows = take_codes(codebook, indices)
+        return jnp.sum(rows * cotangent), rows
+
+    with mesh_of(**axes):
+        gradient, rows = jax.jit(jax.grad(objective, has_aux=True))(codebook)
+    np.testing.assert_array_equal(rows, codebook[indices])
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("call", [lambda c: nearest_code(c[:3], c), lambda c: take_codes(c, np.zeros(3, np.int32))])
+def test_an_axis_that_does_not_divide_the_codes(call):
+    codebook = np.zeros((K + 1, D), np.float32)
+    with mesh_of(codebook=8), pytest.raises(ValueError, match="1001 codes but mesh axis 'codebook' has 8"):
+        call(codebook)
