@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,7 @@ def _official_module(placed, path: str):
     if spec is None or spec.loader is None:
         raise UnavailableError(f"{path} has no {OFFICIAL_FILE}")
     code = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = code  # torch.compile looks the module up by its name
     spec.loader.exec_module(code)
     module = code.SimVQ(*placed.rows.shape, beta=BETA, legacy=False).to(placed.rows.device)
     module.embedding.weight.data = placed.rows

@@ -1,6 +1,7 @@
 """Checkpoints: saved in the background, checksummed, and never half restored. The only file that knows orbax."""
 
 import contextlib
+import dataclasses
 import gc
 import shutil
 import sys
@@ -110,14 +111,14 @@ class Checkpointer:
         state = restored.state
         if self._redraw is not None:
             shardings = jax.tree.map(lambda leaf: leaf.sharding, template.codebook)
-            state = state.replace(codebook=jax.jit(self._redraw, out_shardings=shardings)())
+            state = dataclasses.replace(state, codebook=jax.jit(self._redraw, out_shardings=shardings)())
         for path, value in checksums(state).items():
             if restored.checksums.get(path) != int(value):
                 raise CheckpointError(f"the checksum of {path} differs from the one it was saved with")
         return state
 
     def _without_redrawn(self, state: TrainState) -> TrainState:
-        return state if self._redraw is None else state.replace(codebook={})
+        return state if self._redraw is None else dataclasses.replace(state, codebook={})
 
     def _put_aside(self, steps: list[int]) -> None:
         """Frees the steps' places for new saves, without losing what may still be read by hand."""

@@ -56,16 +56,20 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
     stop_at: end after this step, checkpointed, as if interrupted; 0 = go on to `config.steps`.
     """
     build.check_ranges(config)
+    if stop_at < 0:
+        raise ValueError(f"stop_at is {stop_at} but must be 0, to go on to the end, or a step.")
     mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.accumulate, mesh)
     check_batch(config.data.eval_batch_size, 1, mesh, key="data.eval_batch_size")
     check_codebook(config.quantizer.codebook_size, mesh)
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
     weights, perceptual = build.build_loss_weights(config), build.build_perceptual(config)
-    claim_run(config, workdir)
+    check_run(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
     redraw = build.seeded_codebook(config)
     with jax.set_mesh(mesh), Checkpointer(workdir, config.keep_checkpoints, redraw=redraw) as checkpoints:
         state = initial_state(config, networks, optimizers, checkpoints, mesh)
+        claim_run(config, workdir, int(state.step))
         step_fn = compile_step(
             make_train_step(
                 networks,
@@ -83,11 +87,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
         return run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at)
 
 
-def claim_run(config, workdir: Path) -> None:
-    """Writes config.json of a new run, or checks that the folder's run is of the same config.
-
-    A run without a checkpoint has nothing to lose and is replaced.
-    """
+def check_run(config, workdir: Path) -> None:
+    """Checks that a run begun in the folder is of the same config. One without a checkpoint has nothing to lose."""
     path = workdir / "config.json"
     begun = (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir())
     if begun and path.exists():
@@ -103,9 +104,17 @@ def claim_run(config, workdir: Path) -> None:
             logging.warning("%s: %s is now %r, was %r.", workdir, key, now.get(key), started.get(key))
     elif begun:
         raise ValueError(f"{workdir} holds checkpoints but no config.json: restore it, or give another --workdir.")
+
+
+def claim_run(config, workdir: Path, start: int) -> None:
+    """Writes config.json, once nothing speaks against going on from step `start`."""
+    if start > config.steps:
+        raise ValueError(
+            f"steps is {config.steps} but {workdir} is at step {start} already: give {start} or more, or another"
+            " --workdir."
+        )
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
+        replace_text(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def _may_change(key: str, before, now) -> bool:
@@ -147,14 +156,7 @@ def compile_step(train_step, state: TrainState, mesh):
 
 def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at) -> TrainState:
     """The single train loop. Step n is dispatched before the figures of n - 1 are read, so the device never waits."""
-    if stop_at < 0:
-        raise ValueError(f"stop_at is {stop_at} but must be 0, to go on to the end, or a step.")
     start, last = int(state.step), min(stop_at or config.steps, config.steps)
-    if start > config.steps:
-        raise ValueError(
-            f"steps is {config.steps} but {workdir} is at step {start} already: give {start} or more, or another"
-            " --workdir."
-        )
     skipped = SkipLog(workdir / "skipped_files.txt")
     with (
         open_writer(workdir, start) as writer,

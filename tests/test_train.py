@@ -62,13 +62,13 @@ def test_another_config_is_refused_and_nothing_touched(trained_run):
 
 def test_resuming_with_or_without_lpips_is_another_training(trained_run):
     with pytest.raises(ValueError, match=r"another config \(losses.lpips_linear: '' -> 'b', losses.lpips_vgg"):
-        train.claim_run(tiny_config(losses__lpips_vgg="a", losses__lpips_linear="b"), trained_run)
+        train.check_run(tiny_config(losses__lpips_vgg="a", losses__lpips_linear="b"), trained_run)
 
 
 def test_what_may_change_is_said(tmp_path, trained_run, caplog):
     run = shutil.copytree(trained_run, tmp_path / "run")
     with caplog.at_level(logging.WARNING):
-        train.claim_run(tiny_config(log_every=3), run)
+        train.check_run(tiny_config(log_every=3), run)
     assert "log_every is now 3, was 1" in caplog.text
 
 
@@ -76,6 +76,7 @@ def test_fewer_steps_than_the_run_has_are_refused(tmp_path, trained_run):
     run = shutil.copytree(trained_run, tmp_path / "run")
     with pytest.raises(ValueError, match=r"steps is 2 but .* is at step 4 already"):
         train.train(tiny_config(steps=2), run)
+    assert (run / "config.json").read_text() == (trained_run / "config.json").read_text()
 
 
 def test_checkpoints_without_a_config_are_refused(tmp_path):

@@ -247,17 +247,6 @@ def flip(image: np.ndarray) -> np.ndarray:
     return image[:, ::-1]
 
 
-def to_float(image: np.ndarray) -> np.ndarray:
-    """Map uint8 0..255, of any shape, to float32 in [-1, 1]: x / 127.5 - 1.
-
-    Raises:
-      ValueError: the image is not uint8.
-    """
-    if image.dtype != np.uint8:
-        raise ValueError(f"to_float takes uint8, not {image.dtype}; pass the pixels as decoded.")
-    return image.astype(np.float32) / np.float32(127.5) - np.float32(1)
-
-
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Map floats in [-1, 1], of any shape, to uint8 0..255: clip, then round to nearest.
 

@@ -61,12 +61,14 @@ class SimVQ(Quantizer):
     @nn.nowrap
     def seeded_basis(self):
         """C of `basis_seed`: (K, basis_dim) of `basis_dtype`."""
+        if self.basis_seed is None:
+            raise ValueError("basis_seed is None but must be a number, which the basis is drawn from.")
         return draw_from_seed(self.basis_seed, self.basis_shape, self.basis_init).astype(self.basis_dtype)
 
     def _frozen_basis(self):
-        if self.basis_seed is not None:
-            return self.seeded_basis()
-        return draw(self.make_rng("params"), self.basis_shape, self.basis_init).astype(self.basis_dtype)
+        if self.basis_seed is None:
+            return draw(self.make_rng("params"), self.basis_shape, self.basis_init).astype(self.basis_dtype)
+        return self.seeded_basis()
 
     def _check_basis(self):
         if self.basis_init not in INITS:
