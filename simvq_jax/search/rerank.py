@@ -111,15 +111,17 @@ def _best_two_of_all(u, codes: Codes):
     k = codes.rows.shape[0]
     block = min(SCAN_CODES, k)
 
-    def better_of(number, best):
+    def best_of(number):
         # The last block may overlap the one before: a code that is met twice is still one code.
         ids = jnp.minimum(number * block, k - block) + jnp.arange(block, dtype=jnp.int32)
         scores = _fixed_order_scores(u[:, None], codes.rows[ids][None], codes.half_norms[ids][None])
-        found = _two_largest(scores, jnp.broadcast_to(ids[None], scores.shape))
-        return _two_largest(*(jnp.concatenate(both, axis=-1) for both in zip(best, found, strict=True)))
+        return _two_largest(scores, jnp.broadcast_to(ids[None], scores.shape))
 
-    none = jnp.full((u.shape[0], 2), -jnp.inf), jnp.zeros((u.shape[0], 2), jnp.int32)
-    return jax.lax.fori_loop(0, -(-k // block), better_of, none)[1]
+    def better_of(number, best):
+        both = zip(best, best_of(number), strict=True)
+        return _two_largest(*(jnp.concatenate(pair, axis=-1) for pair in both))
+
+    return jax.lax.fori_loop(1, -(-k // block), better_of, best_of(0))[1]
 
 
 def _replace(pairs, where, compute, at_once: int):
