@@ -17,7 +17,6 @@ from simvq_jax import build, cli, train
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.drawing.curves import read_metrics
 from simvq_jax.mesh import make_mesh, place_batch
-from simvq_jax.step import make_train_step
 
 
 def bare_rate(config, state, step, batch, steps: int) -> float:
@@ -36,13 +35,7 @@ def main(config: str, rounds: int, steps: int) -> None:
     settings.update({"steps": 10**6, "log_every": steps, "eval_every": 10**6, "checkpoint_every": 10**6})
     mesh = make_mesh()
     networks, optimizers = build.build_networks(settings), build.build_optimizers(settings)
-    step_fn = make_train_step(
-        networks,
-        optimizers,
-        build.build_loss_weights(settings),
-        seed=settings.seed,
-        ema_decay=settings.optimizer.ema_decay,
-    )
+    step_fn = build.build_train_step(settings, networks, optimizers)
     bare = []
     with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
         run = Path(folder) / "run"

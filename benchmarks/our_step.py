@@ -8,7 +8,7 @@ from benchmarks.timing import Contender
 from simvq_jax import build, train
 from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
 from simvq_jax.mesh import place_batch, replicated
-from simvq_jax.step import LossWeights, Networks, as_float, make_train_step
+from simvq_jax.step import LossWeights, Networks, as_float
 
 
 class OurStep:
@@ -26,14 +26,7 @@ class OurStep:
         )
         # The step takes over its state's memory, so the parts need a state of their own.
         self._state, self._start = new_state(key), new_state(key)
-        step = make_train_step(
-            self._networks,
-            optimizers,
-            self._weights,
-            seed=config.seed,
-            ema_decay=config.optimizer.ema_decay,
-            schedules=build.build_schedules(config),
-        )
+        step = build.build_train_step(config, self._networks, optimizers)
         self._train_step = train.compile_step(step, self._state, mesh)
 
     def contenders(self) -> dict[str, Contender]:

@@ -22,7 +22,7 @@ from simvq_jax.models.tokenizer import Autoencoder
 from simvq_jax.optim import discriminator_optimizer, generator_optimizer, make_schedule
 from simvq_jax.quantize import VQ, SimVQ
 from simvq_jax.state import TrainState, create_state
-from simvq_jax.step import LossWeights, Networks, Optimizers
+from simvq_jax.step import LossWeights, Networks, Optimizers, make_train_step
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -184,6 +184,19 @@ def build_loss_weights(config) -> LossWeights:
         discriminator_loss=one_of("discriminator.loss", adversary.loss, DISCRIMINATOR_LOSSES),
         discriminator_start=adversary.start,
         lecam=adversary.lecam,
+    )
+
+
+def build_train_step(config, networks: Networks, optimizers: Optimizers):
+    """The training step `(state, images, perceptual) -> (state, metrics)`, not yet compiled."""
+    return make_train_step(
+        networks,
+        optimizers,
+        build_loss_weights(config),
+        seed=config.seed,
+        ema_decay=config.optimizer.ema_decay,
+        accumulate=config.accumulate,
+        schedules=build_schedules(config),
     )
 
 

@@ -28,7 +28,6 @@ from simvq_jax.mesh import (
 )
 from simvq_jax.observer import Observer
 from simvq_jax.state import TrainState
-from simvq_jax.step import make_train_step
 from simvq_jax.writers import open_writer
 
 # Keys that may differ from those a run was started with, each said when it does. Only `steps` changes what a step
@@ -63,26 +62,14 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
     check_batch(config.data.eval_batch_size, 1, mesh, key="data.eval_batch_size")
     check_codebook(config.quantizer.codebook_size, mesh)
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
-    weights, perceptual = build.build_loss_weights(config), build.build_perceptual(config)
+    train_step, perceptual = build.build_train_step(config, networks, optimizers), build.build_perceptual(config)
     check_run(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     redraw = build.seeded_codebook(config)
     with jax.set_mesh(mesh), Checkpointer(workdir, config.keep_checkpoints, redraw=redraw) as checkpoints:
         state = initial_state(config, networks, optimizers, checkpoints, mesh)
         claim_run(config, workdir, int(state.step))
-        step_fn = compile_step(
-            make_train_step(
-                networks,
-                optimizers,
-                weights,
-                seed=config.seed,
-                ema_decay=config.optimizer.ema_decay,
-                accumulate=config.accumulate,
-                schedules=build.build_schedules(config),
-            ),
-            state,
-            mesh,
-        )
+        step_fn = compile_step(train_step, state, mesh)
         perceptual = jax.device_put(perceptual, replicated(mesh))
         return run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at)
 

@@ -14,7 +14,7 @@ from simvq_jax import build
 from simvq_jax.mesh import batch_sharding, make_mesh, replicated, state_sharding
 from simvq_jax.quantize import SimVQ
 from simvq_jax.search import backends, blockwise
-from simvq_jax.step import Optimizers, make_train_step
+from simvq_jax.step import Optimizers
 
 BATCH = 16
 
@@ -29,14 +29,7 @@ def build_step(config, rate=None):
     if rate is not None:
         optimizers = Optimizers(optax.sgd(rate), optax.sgd(rate))
     state = build.build_state(config, networks, optimizers, jax.random.key(config.seed))
-    step = make_train_step(
-        networks,
-        optimizers,
-        build.build_loss_weights(config),
-        seed=config.seed,
-        ema_decay=config.optimizer.ema_decay,
-        accumulate=config.accumulate,
-    )
+    step = build.build_train_step(config, networks, optimizers)
     return state, step
 
 
