@@ -82,7 +82,7 @@ def kernel_rows(problem: Problem, repeats: int) -> list[dict]:
     reason = hopper.why_not(jax.devices()[0], d, 2)
     if reason is not None:
         raise UnavailableError(reason)
-    u_limbs, code_limbs = split(jnp.asarray(problem.tokens), 2)[0], split(jnp.asarray(problem.rows), 2)[0]
+    u_limbs, code_limbs = split(jnp.asarray(problem.tokens), 2), split(jnp.asarray(problem.rows), 2)
     half_norms = jnp.sum(jnp.asarray(problem.rows) ** 2, axis=-1) / 2
     methods = {"large_gemm": large_gemm(problem, "forward")}
     for passes, products in PRODUCTS.items():

@@ -4,12 +4,11 @@ import jax.numpy as jnp
 
 from simvq_jax.search import rerank
 from simvq_jax.search.codes import Groups, prepare
-from simvq_jax.search.limbs import split
+from simvq_jax.search.limbs import ONE_LIMB, TWO_LIMBS, split
 
 MAXIMA_BYTES = 512 << 20  # group maxima of a tile
 MAX_TILE = 16_384
 RETRY = 512  # tokens with several candidate groups that are scored again together
-ONE_LIMB, TWO_LIMBS = 2.0**-9, 2.0**-17  # what one or two limbs of a code may leave over, relative to it
 # Matrix units add products with less care than a float32 unit: they align to the largest and cut off the rest.
 ACCUMULATION = 4
 
@@ -28,21 +27,15 @@ def search(tokens, codebook, weight=None, bias=None, allowed=None, *, group_maxi
     codes = prepare(codebook, weight, allowed, groups)
     rows = jnp.where(jnp.isfinite(codes.half_norms)[:, None], codes.rows, 0)
     exact = code_limbs(rows.dtype) == 1
-    c_limbs = (rows,) if exact else split(rows, 2)[0]
+    c_limbs = (rows,) if exact else split(rows, 2)
     products = ((0, 0), (1, 0)) if exact else ((0, 0), (1, 0), (0, 1))
-    rounding = ACCUMULATION * rerank.rounding(codebook.shape[1] * len(products))
+    # The rest of the tokens; and of the codes, and the product of both second limbs.
+    left_out = TWO_LIMBS if exact else 2 * TWO_LIMBS + ONE_LIMB**2
+    slope = left_out + ACCUMULATION * rerank.rounding(codebook.shape[1] * len(products))
 
     def coarse(u):
-        u_limbs, rest = split(u, 2)
-        maxima = group_maxima(u_limbs, c_limbs, codes.half_norms, products)
-        error = _length(rest) + rounding * _length(u)
-        if not exact:  # the rest of the codes, and the product of both second limbs
-            error += TWO_LIMBS * _length(u) + ONE_LIMB * _length(u_limbs[1].astype(jnp.float32))
-        return maxima, error
+        maxima = group_maxima(split(u, 2), c_limbs, codes.half_norms, products)
+        return maxima, slope * jnp.sqrt(jnp.sum(u * u, axis=-1, keepdims=True))
 
     tile = max(min(MAX_TILE, MAXIMA_BYTES // (4 * codes.group_norms.shape[0])), 128)
     return rerank.search(tokens, codes, weight, bias, coarse, groups, tile=tile, retry=RETRY)
-
-
-def _length(x):
-    return jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))

@@ -28,8 +28,9 @@ def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: S
         sizes: how "blockwise" cuts up its work; None chooses by shapes and device.
 
     Returns:
-        indices: int32 (...), sq_distance: float32 (...). A token with a NaN or an infinity gets index 0 and distance
-        NaN. A code with a NaN or an infinity never wins; where no code can, index 0 and an infinite distance.
+        indices: int32 (...), sq_distance: float32 (...). A token with a NaN or an infinity, or so long that its square
+        overflows (above 1e19), gets index 0 and distance NaN. Such a code never wins; where no code can, index 0 and
+        an infinite distance.
 
     Raises:
         ValueError: shapes that do not fit, an empty codebook, types other than floats of at most 32 bits, an unknown

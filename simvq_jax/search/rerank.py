@@ -54,7 +54,7 @@ def search(tokens, codes: Codes, weight, bias, coarse, groups: Groups, *, tile: 
 def _search_tile(z, codes: Codes, weight, bias, coarse, groups: Groups, retry: int) -> Found:
     v = z if weight is None else z - bias[None]
     u = v if weight is None else jnp.dot(v, weight.T, precision=HIGHEST)
-    finite = jnp.all(jnp.isfinite(v), axis=-1) & jnp.all(jnp.isfinite(u), axis=-1)
+    finite = jnp.isfinite(jnp.sum(v * v, axis=-1)) & jnp.isfinite(jnp.sum(u * u, axis=-1))
     v, u = jnp.where(finite[:, None], v, 0.0), jnp.where(finite[:, None], u, 0.0)
 
     upper, threshold = _bounds(u, codes, *coarse(u))

@@ -73,8 +73,8 @@ def why_not(device: jax.Device, d: int, code_limbs: int) -> str | None:
     limbs = (1, 1) if joined else (2, code_limbs)
     try:
         tile_sizes(LEAST_TILE, _round_up(d * passes if joined else d, LANES), *limbs)
-    except ValueError as error:
-        return str(error)
+    except ValueError:
+        return f"tiles of {passes} products of length {d} do not fit in {VMEM_BUDGET >> 20} MiB of on-chip memory"
     return None
 
 

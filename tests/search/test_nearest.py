@@ -125,8 +125,9 @@ def test_tokens_that_are_not_finite_get_index_zero_and_disturb_no_other():
     expected, _ = nearest_code(z, codebook, transform)
     broken = z.copy()
     broken[3, 2], broken[11, 0], broken[12, 1] = np.nan, np.inf, -np.inf
+    broken[13] = 1e20  # finite, but its squared length is not
     indices, sq_distance = nearest_code(broken, codebook, transform)
-    bad = [3, 11, 12]
+    bad = [3, 11, 12, 13]
     np.testing.assert_array_equal(np.asarray(indices)[bad], 0)
     assert np.isnan(np.asarray(sq_distance)[bad]).all()
     np.testing.assert_array_equal(np.delete(indices, bad), np.delete(expected, bad))
