@@ -27,11 +27,12 @@ def choose(name: str, device: jax.Device, codebook: jax.ShapeDtypeStruct, sizes:
     if kernel in KERNELS:
         reason = KERNELS[kernel].why_not(device, d, matrix_unit.code_limbs(codebook.dtype))
         if reason is None:
-            return _with_kernel(KERNELS[kernel])
+            return _with_kernel(KERNELS[kernel], device.platform)
         if name != "auto":
             raise ValueError(f"backend {name!r} does not apply here ({reason}): pass backend='auto'.")
         _say_once(f"nearest_code: 'blockwise' instead of '{kernel}': {reason}.")
-    return functools.partial(blockwise.search, sizes=sizes or blockwise.choose_sizes(k, d, device.platform))
+    sizes = sizes or blockwise.choose_sizes(k, d, device.platform)
+    return functools.partial(blockwise.search, sizes=sizes, platform=device.platform)
 
 
 def device_of(array):
@@ -44,9 +45,9 @@ def device_of(array):
     return default
 
 
-def _with_kernel(kernel):
+def _with_kernel(kernel, platform: str):
     groups = matrix_unit.Groups(kernel.GROUP, kernel.LANES)
-    return functools.partial(matrix_unit.search, group_maxima=kernel.group_maxima, groups=groups)
+    return functools.partial(matrix_unit.search, group_maxima=kernel.group_maxima, groups=groups, platform=platform)
 
 
 @functools.cache

@@ -37,14 +37,14 @@ def choose_sizes(k: int, d: int, platform: str) -> Sizes:
     return Sizes(max(tile // 8 * 8, 8), block, group, retry)
 
 
-def search(tokens, codebook, weight=None, bias=None, allowed=None, *, sizes: Sizes) -> rerank.Found:
+def search(tokens, codebook, weight=None, bias=None, allowed=None, *, sizes: Sizes, platform: str) -> rerank.Found:
     """Nearest code of every token on this device.
 
     tokens: float32 (N, d). codebook: float32 or bfloat16 (K, d_basis). weight: (d_basis, d) and bias: (d,), or None.
-    allowed: bool (K,) or None, codes that may win.
+    allowed: bool (K,) or None, codes that may win. platform: that of the device, as jax names it.
     """
     groups = Groups(sizes.group, sizes.block // sizes.group)
-    codes = prepare(codebook, weight, allowed, groups)
+    codes = prepare(codebook, weight, allowed, groups, platform)
     slope = rerank.rounding(codebook.shape[1])
 
     def coarse(u):

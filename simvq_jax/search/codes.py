@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 HIGHEST = jax.lax.Precision.HIGHEST
-NORM_ROWS = 16_384  # codes transformed at once: bounds the memory that norms take
+NORM_ROWS = {"cpu": 1024}  # codes transformed at once, by platform
+NORM_ROWS_ELSEWHERE = 16_384
 
 
 class Groups(NamedTuple):
@@ -47,22 +48,35 @@ class Codes(NamedTuple):
     group_halves: jax.Array
 
 
-def prepare(codebook, weight, allowed, groups: Groups) -> Codes:
+def in_equal_batches(f, batch: int, *arrays):
+    """`f(*arrays)` by batches of rows, all of one shape whatever the number of rows: (n, ...) each -> tree of (n, ...).
+
+    A matrix product or a sum of another shape may round otherwise. So every row's result is the same bits wherever the
+    row stands, and equal codes tie.
+    """
+    n = arrays[0].shape[0]
+    batched = [
+        jnp.pad(a, ((0, -n % batch),) + ((0, 0),) * (a.ndim - 1)).reshape(-1, batch, *a.shape[1:]) for a in arrays
+    ]
+    results = jax.lax.map(lambda rows: f(*rows), batched)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], results)
+
+
+def prepare(codebook, weight, allowed, groups: Groups, platform: str) -> Codes:
     """Pads and measures the codes. codebook: (K, d_basis), weight: (d_basis, d) or None, allowed: bool (K,) or None.
 
     A code with a NaN or an infinity, or whose squared norm overflows, must not win either.
     """
-    k = codebook.shape[0]
 
-    def norms(row):
-        row = row.astype(jnp.float32)
-        q = row if weight is None else jnp.dot(row, weight, precision=HIGHEST)
-        return jnp.sum(q * q) / 2, jnp.sqrt(jnp.sum(row * row))
+    def norms(rows):
+        rows = rows.astype(jnp.float32)
+        q = rows if weight is None else jnp.dot(rows, weight, precision=HIGHEST)
+        return jnp.sum(q * q, axis=-1) / 2, jnp.sqrt(jnp.sum(rows * rows, axis=-1))
 
-    halves, lengths = jax.lax.map(norms, codebook, batch_size=min(k, NORM_ROWS))
+    halves, lengths = in_equal_batches(norms, NORM_ROWS.get(platform, NORM_ROWS_ELSEWHERE), codebook)
     usable = jnp.isfinite(halves) & jnp.isfinite(lengths)
     usable = usable if allowed is None else usable & allowed
-    pad = (0, -k % groups.block)
+    pad = (0, -codebook.shape[0] % groups.block)
     largest = lambda values: groups.largest(jnp.pad(jnp.where(usable, values, 0.0), pad))  # noqa: E731
     return Codes(
         rows=jnp.pad(codebook, (pad, (0, 0))),

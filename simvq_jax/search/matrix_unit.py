@@ -18,13 +18,15 @@ def code_limbs(dtype) -> int:
     return 1 if dtype == jnp.bfloat16 else 2
 
 
-def search(tokens, codebook, weight=None, bias=None, allowed=None, *, group_maxima, groups: Groups) -> rerank.Found:
+def search(
+    tokens, codebook, weight=None, bias=None, allowed=None, *, group_maxima, groups: Groups, platform: str
+) -> rerank.Found:
     """Nearest code of every token on this device; arguments as `blockwise.search`.
 
     group_maxima: the kernel, (u_limbs, c_limbs, half_norms, products) -> (N, G); groups: what it takes maxima over.
     A bfloat16 codebook is its own limb, and two products give scores as good as float32; a float32 one takes three.
     """
-    codes = prepare(codebook, weight, allowed, groups)
+    codes = prepare(codebook, weight, allowed, groups, platform)
     rows = jnp.where(jnp.isfinite(codes.half_norms)[:, None], codes.rows, 0)
     exact = code_limbs(rows.dtype) == 1
     c_limbs = (rows,) if exact else split(rows, 2)

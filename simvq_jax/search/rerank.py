@@ -14,10 +14,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.search.codes import HIGHEST, Codes, Groups
+from simvq_jax.search.codes import HIGHEST, Codes, Groups, in_equal_batches
 
 FEW_GROUPS = 8  # a token with more candidate groups is scored against every code
 SCAN_CODES = 2048  # codes that a scan of every code scores at once
+TOKENS_AT_ONCE = 256  # in matrix products whose results are compared
 NO_CODE = jnp.iinfo(jnp.int32).max
 
 
@@ -52,8 +53,10 @@ def search(tokens, codes: Codes, weight, bias, coarse, groups: Groups, *, tile: 
 
 
 def _search_tile(z, codes: Codes, weight, bias, coarse, groups: Groups, retry: int) -> Found:
-    v = z if weight is None else z - bias[None]
-    u = v if weight is None else jnp.dot(v, weight.T, precision=HIGHEST)
+    v, u = z, z
+    if weight is not None:
+        v = z - bias[None]
+        u = in_equal_batches(lambda v: jnp.dot(v, weight.T, precision=HIGHEST), TOKENS_AT_ONCE, v)
     finite = jnp.isfinite(jnp.sum(v * v, axis=-1)) & jnp.isfinite(jnp.sum(u * u, axis=-1))
     v, u = jnp.where(finite[:, None], v, 0.0), jnp.where(finite[:, None], u, 0.0)
 
@@ -71,7 +74,7 @@ def _search_tile(z, codes: Codes, weight, bias, coarse, groups: Groups, retry: i
 
     pairs = _replace(pairs, (count > 1) & (count <= few), among_few, retry)
     pairs = _replace(pairs, count > few, lambda chosen: _best_two_of_all(u[chosen], codes), retry)
-    indices, sq_distance = _closer(v, codes, weight, pairs)
+    indices, sq_distance = in_equal_batches(lambda v, pairs: _closer(v, codes, weight, pairs), TOKENS_AT_ONCE, v, pairs)
     scanned = jnp.sum(count > few, dtype=jnp.int32)
     return Found(jnp.where(finite, indices, 0), jnp.where(finite, sq_distance, jnp.nan), scanned)
 

@@ -139,7 +139,7 @@ def test_the_way_to_the_answer_does_not_change_it(monkeypatch, few):
     z, codebook, transform = random_problem(8, 50, 600, 8)
     expected = nearest_code(z, codebook, transform)
     sizes = Sizes(tile=32, block=320, group=80, retry=4)  # 8 groups
-    search = functools.partial(blockwise.search, z, codebook, *transform, sizes=sizes)
+    search = functools.partial(blockwise.search, z, codebook, *transform, sizes=sizes, platform="cpu")
     assert search().scanned == 0
     bounds = rerank._bounds
     monkeypatch.setattr(rerank, "_bounds", lambda *operands: (bounds(*operands)[0], jnp.full((32, 1), -jnp.inf)))
