@@ -1,5 +1,7 @@
 """The coarse pass in XLA, on any device: a matrix product a block of codes at a time, of which only maxima are kept."""
 
+import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -28,10 +30,11 @@ class Sizes(NamedTuple):
 def choose_sizes(k: int, d: int, platform: str) -> Sizes:
     """Sizes that keep a block's scores in cache, and balance maxima to look through against codes to score again.
 
-    The group sizes were measured on a CPU, at d = 8 and 128: beside its neighbours each was the fastest.
+    A token looks through k / group maxima and gathers group * d numbers; the factor 2 was measured on a CPU.
     """
-    group = 8 if k < 4096 else 16 if k < 32_768 else 32 if k < 500_000 else 64
-    tile, block, retry = (1024, 2048, 16) if platform == "cpu" else (8192, 16_384, 512)
+    balance = math.log2(max(2 * k / d, 1)) / 2
+    group = 2 ** min(round(balance), 6 if k >= 500_000 else 5)
+    tile, block, retry = (max(1024, 2**20 // k), 2048, 16) if platform == "cpu" else (8192, 16_384, 512)
     block = min(block, -(-k // group) * group)
     tile = min(tile, MAXIMA_BYTES * group // (4 * k), RERANK_BYTES // (4 * group * d))
     return Sizes(max(tile // 8 * 8, 8), block, group, retry)
@@ -45,23 +48,24 @@ def search(tokens, codebook, weight=None, bias=None, allowed=None, *, sizes: Siz
     """
     groups = Groups(sizes.group, sizes.block // sizes.group)
     codes = prepare(codebook, weight, allowed, groups, platform)
+    coarse = functools.partial(_group_maxima, codes=codes, groups=groups)
     slope = rerank.rounding(codebook.shape[1])
-
-    def coarse(u):
-        return _group_maxima(u, codes, groups), slope * jnp.sqrt(jnp.sum(u * u, axis=-1, keepdims=True))
-
-    return rerank.search(tokens, codes, weight, bias, coarse, groups, tile=sizes.tile, retry=sizes.retry)
+    return rerank.search(tokens, codes, weight, bias, coarse, slope, groups, tile=sizes.tile, retry=sizes.retry)
 
 
 def _group_maxima(u, codes: Codes, groups: Groups):
-    """Largest score of each group: u: (T, d_basis) -> (T, G)."""
+    """Largest score of each group, or if groups have one code each, its product: u: (T, d_basis) -> (T, G)."""
     rows = codes.rows.reshape(-1, groups.block, codes.rows.shape[1])
 
     def block_maxima(rows_and_halves):
         rows, halves = rows_and_halves
-        scores = jnp.dot(u, rows.astype(jnp.float32).T, precision=HIGHEST) - halves[None]
-        scores = jnp.where(halves[None] < jnp.inf, scores, -jnp.inf)
+        products = jnp.dot(u, rows.astype(jnp.float32).T, precision=HIGHEST)
+        if groups.size == 1:
+            return products
+        scores = jnp.where(halves[None] < jnp.inf, products - halves[None], -jnp.inf)
         return scores.reshape(-1, groups.size, groups.stride).max(axis=1)
 
-    maxima = jax.lax.map(block_maxima, (rows, codes.half_norms.reshape(-1, groups.block)))
-    return jnp.moveaxis(maxima, 0, 1).reshape(u.shape[0], -1)
+    blocks = rows, codes.half_norms.reshape(-1, groups.block)
+    if rows.shape[0] == 1:  # then what follows can be fused with it
+        return block_maxima(jax.tree.map(lambda a: a[0], blocks))
+    return jnp.moveaxis(jax.lax.map(block_maxima, blocks), 0, 1).reshape(u.shape[0], -1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 HIGHEST = jax.lax.Precision.HIGHEST
 NORM_ROWS = {"cpu": 1024}  # codes transformed at once, by platform
 NORM_ROWS_ELSEWHERE = 16_384
+EFFECTIVE_ROWS = 512
 
 
 class Groups(NamedTuple):
@@ -38,11 +39,12 @@ class Codes(NamedTuple):
     """The codebook, padded to whole blocks.
 
     rows: (K', d_basis) float32 or bfloat16.
-    half_norms: float32 (K',), ||c W||^2 / 2, infinite where a code must not win.
+    norms: float32 (K',), ||c||. half_norms: (K',), ||c W||^2 / 2, infinite where a code must not win.
     group_norms, group_halves: float32 (K' / size,), the largest ||c|| and the largest half norm of each group.
     """
 
     rows: jax.Array
+    norms: jax.Array
     half_norms: jax.Array
     group_norms: jax.Array
     group_halves: jax.Array
@@ -62,6 +64,12 @@ def in_equal_batches(f, batch: int, *arrays):
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], results)
 
 
+def effective(rows, weight):
+    """Q = C W: (n, d_basis), (d_basis, d) -> float32 (n, d), a row's bits the same in whatever shard it is."""
+    product = lambda rows: jnp.dot(rows.astype(jnp.float32), weight, precision=HIGHEST)  # noqa: E731
+    return in_equal_batches(product, EFFECTIVE_ROWS, rows)
+
+
 def prepare(codebook, weight, allowed, groups: Groups, platform: str) -> Codes:
     """Pads and measures the codes. codebook: (K, d_basis), weight: (d_basis, d) or None, allowed: bool (K,) or None.
 
@@ -77,10 +85,11 @@ def prepare(codebook, weight, allowed, groups: Groups, platform: str) -> Codes:
     usable = jnp.isfinite(halves) & jnp.isfinite(lengths)
     usable = usable if allowed is None else usable & allowed
     pad = (0, -codebook.shape[0] % groups.block)
-    largest = lambda values: groups.largest(jnp.pad(jnp.where(usable, values, 0.0), pad))  # noqa: E731
+    finite_halves, lengths = (jnp.pad(jnp.where(usable, values, 0.0), pad) for values in (halves, lengths))
     return Codes(
         rows=jnp.pad(codebook, (pad, (0, 0))),
+        norms=lengths,
         half_norms=jnp.pad(jnp.where(usable, halves, jnp.inf), pad, constant_values=jnp.inf),
-        group_norms=largest(lengths),
-        group_halves=largest(halves),
+        group_norms=groups.largest(lengths),
+        group_halves=groups.largest(finite_halves),
     )

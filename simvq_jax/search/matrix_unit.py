@@ -36,8 +36,8 @@ def search(
     slope = left_out + ACCUMULATION * rerank.rounding(codebook.shape[1] * len(products))
 
     def coarse(u):
-        maxima = group_maxima(split(u, 2), c_limbs, codes.half_norms, products)
-        return maxima, slope * jnp.sqrt(jnp.sum(u * u, axis=-1, keepdims=True))
+        u = jnp.where(jnp.isfinite(u).all(axis=-1, keepdims=True), u, 0.0)  # kernels need not say what they make of it
+        return group_maxima(split(u, 2), c_limbs, codes.half_norms, products)
 
     tile = max(min(MAX_TILE, MAXIMA_BYTES // (4 * codes.group_norms.shape[0])), 128)
-    return rerank.search(tokens, codes, weight, bias, coarse, groups, tile=tile, retry=RETRY)
+    return rerank.search(tokens, codes, weight, bias, coarse, slope, groups, tile=tile, retry=RETRY)

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 from simvq_jax.search import backends, placement, sharded
 from simvq_jax.search.blockwise import Sizes
+from simvq_jax.search.codes import effective
+
+FOLD_BYTES = 4 << 20  # of Q = C W that is formed rather than u = (z - b) W^T
 
 
 def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: Sizes | None = None):
@@ -14,8 +17,8 @@ def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: S
 
     Exact: equal to `argmin_k ||z_n - q_k||^2` with `q_k = c_k W + b`, up to float32 rounding of
     `||z - b|| ||q - b||` (so take a large common offset off tokens and codes, or give it as b); the lowest index wins
-    ties, whatever the backend, the sizes or the sharding. Neither the N x K distances nor the K x d codebook Q is ever
-    formed. Gradients do not pass.
+    ties, whatever the backend, the sizes or the sharding. The N x K distances are never formed, nor is the K x d codebook
+    Q unless it is small. Gradients do not pass.
 
     On a mesh, each device searches for its own tokens; where the mesh has an axis "codebook", among its own codes.
 
@@ -55,16 +58,24 @@ def _search(z, codebook, transform, allowed, backend, sizes):
         bias = jnp.zeros((d,)) if bias is None else bias
         whole = {"weight": jnp.asarray(weight, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
     held = jax.ShapeDtypeStruct(codebook.shape, split["codebook"].dtype)
+    # By the size of the whole codebook, so that its shards round as it does. A bfloat16 codebook stays what matrix
+    # units multiply exactly.
+    fold = transform is not None and held.dtype == jnp.float32 and 4 * held.shape[0] * d <= FOLD_BYTES
+    if fold:
+        held = jax.ShapeDtypeStruct((held.shape[0], d), held.dtype)
     search = backends.choose(backend, backends.device_of(z), held, sizes)
-    indices, sq_distance = _over_devices(tokens, split, jax.lax.stop_gradient(whole), search)
+    indices, sq_distance = _over_devices(tokens, split, jax.lax.stop_gradient(whole), search, fold)
     return indices.reshape(z.shape[:-1]), sq_distance.reshape(z.shape[:-1])
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _over_devices(tokens, split, whole, search):
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _over_devices(tokens, split, whole, search, fold: bool):
     divided = placement.codebook_shards() > 1
 
     def on_one_device(tokens, split, whole):
+        if fold:
+            split = {**split, "codebook": effective(split["codebook"], whole["weight"])}
+            tokens, whole = tokens - whole["bias"][None], {"weight": None, "bias": None}
         found = search(tokens, **split, **whole)
         if not divided:
             return found.indices, found.sq_distance

@@ -6,9 +6,14 @@ With `u = (z - b) W^T` and `h_k = ||c_k W||^2 / 2`, the nearest code has the lar
 1. A coarse pass gives each group's largest score, and a bound on its rounding says which groups can hold the winner.
 2. Where that is one group, its codes are scored by one formula of fixed order; where it is a few, all of theirs;
    where it is more, every code.
-3. The two best codes are compared by the direct difference `||(z - b) - c W||^2`; the lower index wins a tie.
+3. Where rounding may hide which of the two best is nearer, the direct difference `||(z - b) - c W||^2` decides; the
+   lower index wins a tie.
+
+The bound admits every code that step 3 may have to look at, so the answer does not depend on how codes are grouped.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -35,59 +40,97 @@ def rounding(terms: int) -> float:
     return 2 * (terms + 4) * float(jnp.finfo(jnp.float32).eps) / 2
 
 
-def search(tokens, codes: Codes, weight, bias, coarse, groups: Groups, *, tile: int, retry: int) -> Found:
+def search(
+    tokens, codes: Codes, weight, bias, coarse: Callable, slope: float, groups: Groups, *, tile: int, retry: int
+) -> Found:
     """Nearest code of every token.
 
     Args:
         tokens: float32 (N, d). weight: (d_basis, d) and bias: (d,), or None and None.
-        coarse: maps u: (T, d_basis) to the maxima of groups (T, G) and to (T, 1), its largest error relative to a code
-            of norm 1.
+        coarse: maps u: (T, d_basis) to each group's largest score (T, G); of groups of one code to `u . c` without
+            `- h`, which XLA then need not store. slope: its largest error for a token and a code of norm 1.
         tile: tokens searched together. retry: tokens with several candidate groups that are scored again together.
     """
     n, d = tokens.shape
     tile = max(min(tile, n), 1)
-    padding = ((0, -n % tile), (0, 0))
-    tiles = jnp.pad(tokens, padding, constant_values=jnp.nan).reshape(-1, tile, d)  # what is not finite costs no scan
-    found = jax.lax.map(lambda z: _search_tile(z, codes, weight, bias, coarse, groups, retry), tiles)
-    return Found(found.indices.reshape(-1)[:n], found.sq_distance.reshape(-1)[:n], found.scanned.sum())
+    v = tokens if bias is None else tokens - bias[None]
+    # What is not finite costs no scan.
+    tiles = jnp.pad(v, ((0, -n % tile), (0, 0)), constant_values=jnp.nan).reshape(-1, tile, d)
+    searched = jax.lax.map(lambda v: _search_tile(v, codes, weight, coarse, slope, groups, retry), tiles)
+    indices, refused = (a.reshape(-1)[:n] for a in searched[:2])
+    # A pair of equals, so that the distance is the very bits that decided between two.
+    pairs = jnp.stack([indices, indices], axis=-1)
+    measure = lambda v, pairs: _closer(v, codes, weight, pairs)[1]  # noqa: E731
+    sq_distance = in_equal_batches(measure, TOKENS_AT_ONCE, v, pairs)
+    return Found(indices, jnp.where(refused, jnp.nan, sq_distance), searched[2].sum())
 
 
-def _search_tile(z, codes: Codes, weight, bias, coarse, groups: Groups, retry: int) -> Found:
-    v, u = z, z
+def _search_tile(v, codes: Codes, weight, coarse: Callable, slope: float, groups: Groups, retry: int):
+    """v: (T, d), tokens less the bias. -> indices (T,), whether the token is not finite (T,), tokens scanned ()."""
+    u = v
     if weight is not None:
-        v = z - bias[None]
         u = in_equal_batches(lambda v: jnp.dot(v, weight.T, precision=HIGHEST), TOKENS_AT_ONCE, v)
-    finite = jnp.isfinite(jnp.sum(v * v, axis=-1)) & jnp.isfinite(jnp.sum(u * u, axis=-1))
-    v, u = jnp.where(finite[:, None], v, 0.0), jnp.where(finite[:, None], u, 0.0)
+    square = jnp.sum(u * u, axis=-1)
+    finite = jnp.isfinite(square) & jnp.isfinite(jnp.sum(v * v, axis=-1))
+    lengths = jnp.sqrt(square)
 
-    upper, threshold = _bounds(u, codes, *coarse(u))
+    bounds = functools.partial(_bounds, slope=slope, codes=codes, terms=u.shape[1])
+    maxima = coarse(u)
+    upper, threshold = bounds(maxima, lengths)
     candidate = upper >= threshold
     count = jnp.where(finite, candidate.sum(axis=-1), 0)
     group = jnp.where(candidate, jax.lax.broadcasted_iota(jnp.int32, upper.shape, 1), NO_CODE).min(axis=-1)
-    pairs = _best_two(u, codes, groups.members(jnp.minimum(group, upper.shape[1] - 1)))
+    group = jnp.minimum(group, upper.shape[1] - 1)
+    # A group of one code that is the only candidate has won.
+    best = _alone(group) if groups.size == 1 else _best_two(u, codes, groups.members(group))
 
     few = min(FEW_GROUPS, upper.shape[1])
 
     def among_few(chosen):
-        best = jax.lax.top_k(upper[chosen], few)[1]
-        return _best_two(u[chosen], codes, groups.members(best).reshape(retry, -1))
+        upper, _ = bounds(maxima[chosen], lengths[chosen])
+        ids = groups.members(jax.lax.top_k(upper, few)[1]).reshape(retry, -1)
+        return _best_two(u[chosen], codes, ids)
 
-    pairs = _replace(pairs, (count > 1) & (count <= few), among_few, retry)
-    pairs = _replace(pairs, count > few, lambda chosen: _best_two_of_all(u[chosen], codes), retry)
-    indices, sq_distance = in_equal_batches(lambda v, pairs: _closer(v, codes, weight, pairs), TOKENS_AT_ONCE, v, pairs)
-    scanned = jnp.sum(count > few, dtype=jnp.int32)
-    return Found(jnp.where(finite, indices, 0), jnp.where(finite, sq_distance, jnp.nan), scanned)
+    best = _replaced(best, (count > 1) & (count <= few), among_few, retry)
+    best = _replaced(best, count > few, lambda chosen: _best_two_of_all(u[chosen], codes), retry)
+
+    def nearer(chosen):
+        return _closer(v[chosen], codes, weight, best[1][chosen])[0]
+
+    indices = _replaced(best[1][:, 0], _too_close(lengths, codes, *best, u.shape[1]), nearer, TOKENS_AT_ONCE)
+    won = finite & (best[0][:, 0] > -jnp.inf)
+    return jnp.where(won, indices, 0), ~finite, jnp.sum(count > few, dtype=jnp.int32)
 
 
-def _bounds(u, codes: Codes, maxima, slope):
-    """The most that each group's best score can be (T, G), and the least that the best of all is (T, 1)."""
-    error = slope * codes.group_norms[None] + rounding(u.shape[1]) * codes.group_halves[None]
+def _bounds(maxima, lengths, *, slope: float, codes: Codes, terms: int):
+    """Which groups may hold a code that is best or too close to the best: those with upper (T, G) >= threshold (T, 1).
+
+    A score here and one of fixed order differ by the coarse pass's error and the rounding of the latter; that once more
+    is what may be too close.
+    """
+    reach = (slope + rounding(terms)) * lengths
+    error = reach[:, None] * codes.group_norms[None] + 2 * rounding(terms) * codes.group_halves[None]
+    if codes.group_norms.shape == codes.half_norms.shape:  # groups of one code
+        usable = codes.half_norms < jnp.inf
+        maxima = jnp.where(usable[None], maxima - codes.half_norms[None], -jnp.inf)
     return maxima + error, (maxima - error).max(axis=-1, keepdims=True)
 
 
+def _too_close(lengths, codes: Codes, scores, ids, terms: int):
+    """Whether rounding may hide which of the two best is nearer. lengths: (T,), of u; scores, ids: (T, 2) -> (T,)."""
+    error = lengths[:, None] * codes.norms[ids] + codes.half_norms[ids]
+    return (scores[:, 1] > -jnp.inf) & (scores[:, 0] - scores[:, 1] <= rounding(terms) * error.sum(axis=-1))
+
+
+def _alone(ids):
+    """A winner without a second: (T,) -> scores (T, 2), ids (T, 2)."""
+    zero = jnp.zeros(ids.shape)
+    return jnp.stack([zero, zero - jnp.inf], axis=-1), jnp.stack([ids, ids], axis=-1)
+
+
 def _best_two(u, codes: Codes, ids):
-    """The two best of a token's candidates, the lower index first among equals. ids: int32 (T, n) -> (T, 2)."""
-    return _two_largest(_fixed_order_scores(u[:, None], codes.rows[ids], codes.half_norms[ids]), ids)[1]
+    """Scores (T, 2) and indices (T, 2) of a token's two best, the lower index first among equals. ids: int32 (T, n)."""
+    return _two_largest(_fixed_order_scores(u[:, None], codes.rows[ids], codes.half_norms[ids]), ids)
 
 
 def _fixed_order_scores(u, rows, half_norms):
@@ -110,7 +153,7 @@ def _largest(scores, ids):
 
 
 def _best_two_of_all(u, codes: Codes):
-    """`_best_two` over the whole codebook, for a few tokens. u: (n, d_basis) -> (n, 2)."""
+    """`_best_two` over the whole codebook, for a few tokens. u: (n, d_basis)."""
     k = codes.rows.shape[0]
     block = min(SCAN_CODES, k)
 
@@ -124,33 +167,44 @@ def _best_two_of_all(u, codes: Codes):
         both = zip(best, best_of(number), strict=True)
         return _two_largest(*(jnp.concatenate(pair, axis=-1) for pair in both))
 
-    return jax.lax.fori_loop(1, -(-k // block), better_of, best_of(0))[1]
+    return jax.lax.fori_loop(1, -(-k // block), better_of, best_of(0))
 
 
-def _replace(pairs, where, compute, at_once: int):
-    """Pairs with those of marked tokens computed anew, some at once. compute: tokens (at_once,) -> (at_once, 2)."""
+def _replaced(results, where, compute, at_once: int):
+    """Results with those of marked tokens computed anew, some at once: tree of (T, ...), where: bool (T,).
+
+    compute: maps the tokens' places, int (at_once,), to a tree of (at_once, ...).
+    """
     tokens = where.shape[0]
-    order = jnp.argsort(~where, stable=True)
-    order = jnp.pad(order, (0, -tokens % at_once), mode="edge")
     count = jnp.sum(where)
 
-    def some(carry):
-        start, pairs = carry
-        place = start + jnp.arange(at_once)
-        chosen = order[place]
-        target = jnp.where(place < count, chosen, tokens)  # beyond the count: out of bounds, and dropped
-        return start + at_once, pairs.at[target].set(compute(chosen), mode="drop")
+    def replace(results):
+        places = jnp.where(where, jnp.cumsum(where) - 1, tokens)
+        order = jnp.zeros((tokens + at_once,), jnp.int32).at[places].set(jnp.arange(tokens), mode="drop")
 
-    return jax.lax.while_loop(lambda carry: carry[0] < count, some, (jnp.zeros((), count.dtype), pairs))[1]
+        def some(carry):
+            start, results = carry
+            place = start + jnp.arange(at_once)
+            chosen = jax.lax.dynamic_slice_in_dim(order, start, at_once)
+            target = jnp.where(place < count, chosen, tokens)  # beyond the count: out of bounds, and dropped
+            new = jax.tree.map(lambda a, b: a.at[target].set(b, mode="drop"), results, compute(chosen))
+            return start + at_once, new
+
+        return jax.lax.while_loop(lambda carry: carry[0] < count, some, (jnp.zeros((), count.dtype), results))[1]
+
+    # Mostly none is marked.
+    return jax.lax.cond(count > 0, replace, lambda results: results, results)
 
 
 def _closer(v, codes: Codes, weight, pairs):
-    """The nearer code of each pair by the direct difference. v: (T, d), pairs: (T, 2) -> (T,), (T,)."""
-    pairs = jnp.sort(pairs, axis=-1)
+    """The nearer code of each pair by the direct difference. v: (T, d), pairs: (T, 2) -> (T,), (T,).
+
+    Of TOKENS_AT_ONCE tokens always: a product of another shape may round otherwise.
+    """
+    pairs = jnp.stack([pairs.min(axis=-1), pairs.max(axis=-1)], axis=-1)
     rows = codes.rows[pairs].astype(jnp.float32)  # (T, 2, d_basis)
     q = rows if weight is None else jnp.dot(rows, weight, precision=HIGHEST)
     usable = codes.half_norms[pairs] < jnp.inf
     sq_distance = jnp.where(usable, jnp.sum((v[:, None] - q) ** 2, axis=-1), jnp.inf)
     second = sq_distance[:, 1] < sq_distance[:, 0]
-    nearer = jnp.where(second, pairs[:, 1], pairs[:, 0])
-    return jnp.where(usable.any(axis=-1), nearer, 0), sq_distance.min(axis=-1)
+    return jnp.where(second, pairs[:, 1], pairs[:, 0]), sq_distance.min(axis=-1)
