@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from simvq_jax.search.codes import HIGHEST, Codes, Groups, in_equal_batches
 
-FEW_GROUPS = 8  # a token with more candidate groups is scored against every code
+FEW_GROUPS = 12  # a token with more candidate groups is scored against every code
 SCAN_CODES = 2048  # codes that a scan of every code scores at once
 TOKENS_AT_ONCE = 256  # in matrix products whose results are compared
 NO_CODE = jnp.iinfo(jnp.int32).max
@@ -77,29 +77,28 @@ def _search_tile(v, codes: Codes, weight, coarse: Callable, slope: float, groups
     bounds = functools.partial(_bounds, slope=slope, codes=codes, terms=u.shape[1])
     maxima = coarse(u)
     upper, threshold = bounds(maxima, lengths)
-    candidate = upper >= threshold
-    count = jnp.where(finite, candidate.sum(axis=-1), 0)
-    group = jnp.where(candidate, jax.lax.broadcasted_iota(jnp.int32, upper.shape, 1), NO_CODE).min(axis=-1)
-    group = jnp.minimum(group, upper.shape[1] - 1)
+    count, group = _count_and_place(upper >= threshold)
+    several = finite & (count != 1)
     # A group of one code that is the only candidate has won.
     best = _alone(group) if groups.size == 1 else _best_two(u, codes, groups.members(group))
 
     few = min(FEW_GROUPS, upper.shape[1])
+    many = several & (count > few) & (few < upper.shape[1])
 
     def among_few(chosen):
         upper, _ = bounds(maxima[chosen], lengths[chosen])
         ids = groups.members(jax.lax.top_k(upper, few)[1]).reshape(retry, -1)
         return _best_two(u[chosen], codes, ids)
 
-    best = _replaced(best, (count > 1) & (count <= few), among_few, retry)
-    best = _replaced(best, count > few, lambda chosen: _best_two_of_all(u[chosen], codes), retry)
+    best = _replaced(best, several & ~many, among_few, retry)
+    best = _replaced(best, many, lambda chosen: _best_two_of_all(u[chosen], codes), retry)
 
     def nearer(chosen):
         return _closer(v[chosen], codes, weight, best[1][chosen])[0]
 
     indices = _replaced(best[1][:, 0], _too_close(lengths, codes, *best, u.shape[1]), nearer, TOKENS_AT_ONCE)
     won = finite & (best[0][:, 0] > -jnp.inf)
-    return jnp.where(won, indices, 0), ~finite, jnp.sum(count > few, dtype=jnp.int32)
+    return jnp.where(won, indices, 0), ~finite, jnp.sum(many, dtype=jnp.int32)
 
 
 def _bounds(maxima, lengths, *, slope: float, codes: Codes, terms: int):
@@ -114,6 +113,20 @@ def _bounds(maxima, lengths, *, slope: float, codes: Codes, terms: int):
         usable = codes.half_norms < jnp.inf
         maxima = jnp.where(usable[None], maxima - codes.half_norms[None], -jnp.inf)
     return maxima + error, (maxima - error).max(axis=-1, keepdims=True)
+
+
+def _count_and_place(marked):
+    """How many places of a row are marked, or more, but 1 only if it is one, and then which: bool (T, G) -> (T,), (T,).
+
+    One sum has the count in its high digits and the places in its low ones, from which they may carry.
+    """
+    groups = marked.shape[1]
+    place = jax.lax.broadcasted_iota(jnp.uint32, marked.shape, 1)
+    base = 1 << (groups - 1).bit_length()
+    if 2 * base * groups > 2**32:
+        return marked.sum(axis=-1), jnp.where(marked, place, 0).max(axis=-1).astype(jnp.int32)
+    both = jnp.where(marked, base + place, 0).sum(axis=-1)
+    return (both // base).astype(jnp.int32), jnp.minimum(both % base, groups - 1).astype(jnp.int32)
 
 
 def _too_close(lengths, codes: Codes, scores, ids, terms: int):

@@ -133,6 +133,18 @@ def test_tokens_that_are_not_finite_get_index_zero_and_disturb_no_other():
     np.testing.assert_array_equal(np.delete(indices, bad), np.delete(expected, bad))
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3, 1000, 2**15, 2**15 + 1, 70_000])
+def test_candidates_are_counted(groups):
+    """The count may be too large, but it is 1 for one candidate alone."""
+    marked = np.zeros((6, groups), bool)
+    marked[1, -1] = marked[2, 0] = marked[3] = marked[4, : -(-groups // 2)] = marked[5, groups // 2] = True
+    count, place = rerank._count_and_place(jnp.asarray(marked))
+    alone = marked.sum(1) == 1
+    np.testing.assert_array_equal(np.asarray(count) == 1, alone)
+    np.testing.assert_array_equal(np.asarray(place)[alone], marked.argmax(1)[alone])
+    assert (count >= marked.sum(1)).all() and (np.asarray(place) < groups).all()
+
+
 @pytest.mark.parametrize("few", [1, 2, 8])
 def test_the_way_to_the_answer_does_not_change_it(monkeypatch, few):
     """With a bound that admits every group, all tokens are scored against a few groups more, or every code."""
