@@ -17,8 +17,8 @@ def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: S
 
     Exact: equal to `argmin_k ||z_n - q_k||^2` with `q_k = c_k W + b`, up to float32 rounding of
     `||z - b|| ||q - b||` (so take a large common offset off tokens and codes, or give it as b); the lowest index wins
-    ties, whatever the backend, the sizes or the sharding. The N x K distances are never formed, nor is the K x d codebook
-    Q unless it is small. Gradients do not pass.
+    ties, whatever the backend, the sizes or the sharding. The N x K distances are never formed, nor is the codebook Q,
+    K x d, unless it is small. Gradients do not pass.
 
     On a mesh, each device searches for its own tokens; where the mesh has an axis "codebook", among its own codes.
 
