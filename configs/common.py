@@ -44,20 +44,30 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.remat = False
 
     config.quantizer = ml_collections.ConfigDict()
-    config.quantizer.kind = "simvq"  # simvq | vq
+    config.quantizer.kind = "simvq"  # simvq | vq | ema_vq | factorized_vq | moment_vq | fsq | lfq
     config.quantizer.codebook_size = 1024
     config.quantizer.dim = 128
-    config.quantizer.beta = 0.25
-    config.quantizer.legacy = False
+    config.quantizer.beta = 0.25  # all but fsq
+    config.quantizer.legacy = False  # simvq, vq, factorized_vq
+    config.quantizer.estimator = "straight_through"  # straight_through | rotation | dynamic; not of fsq, lfq
     config.quantizer.basis_init = "normal"  # simvq: normal | uniform
     config.quantizer.basis_dtype = "float32"  # simvq: float32 | bfloat16
     config.quantizer.basis_seed = -1  # simvq: -1 = from `seed`; else from this alone, and left out of checkpoints
     config.quantizer.trainable_basis = False  # simvq
     config.quantizer.use_bias = True  # simvq
+    config.quantizer.hidden = 0  # simvq: width of a hidden layer in the transform; 0 = linear, as in the paper
     config.quantizer.codebook_loss = "token"  # simvq: token | region
     config.quantizer.activity_share = 0.25  # simvq, region: codes used less than this share of the mean are pulled
     config.quantizer.region_sources = 512  # simvq, region: tokens a step that lend themselves as targets
-    config.quantizer.codebook_init = "uniform"  # vq: uniform | normal
+    config.quantizer.codebook_init = "uniform"  # vq, ema_vq: uniform | normal
+    config.quantizer.ema_decay = 0.99  # ema_vq: of the codes, running means of their tokens
+    config.quantizer.restart_after = 0  # ema_vq: tokens that pass a code by before it is moved to one; 0 = never
+    config.quantizer.moment_decay = 0.95  # moment_vq: of the tokens' running mean and covariance
+    config.quantizer.code_dim = 8  # factorized_vq: dimensions in which directions are compared
+    config.quantizer.levels = (8, 5, 5, 5)  # fsq: values of each dimension; their product must be codebook_size
+    config.quantizer.entropy_weight = 0.1  # lfq
+    config.quantizer.diversity = 1.0  # lfq: weight of the mean's entropy within the entropy term
+    config.quantizer.temperature = 0.01  # lfq: of the probabilities in the entropy term
 
     config.losses = ml_collections.ConfigDict()
     config.losses.l1 = 1.0

@@ -6,9 +6,11 @@ Public names load on first use, so that `import simvq_jax` brings no data loader
 import importlib
 from typing import Any
 
-_HOMES = {
-    "SimVQ": "simvq_jax.quantize",
-    "VQ": "simvq_jax.quantize",
+_HOMES: dict[str, str] = {
+    **dict.fromkeys(
+        ("SimVQ", "VQ", "EMAVQ", "FactorizedVQ", "MomentVQ", "FSQ", "LFQ", "ResidualQuantizer", "ProductQuantizer"),
+        "simvq_jax.quantize",
+    ),
     "nearest_code": "simvq_jax.search",
     "load": "simvq_jax.api",
     "Tokenizer": "simvq_jax.api",

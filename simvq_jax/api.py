@@ -11,6 +11,7 @@ import numpy as np
 from simvq_jax.build import build_networks, build_optimizers, build_state, read_config, seeded_codebook
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.models.tokenizer import Autoencoder
+from simvq_jax.state import inference_variables
 from simvq_jax.step import as_float
 
 
@@ -20,7 +21,7 @@ class Tokenizer:
     Images are (b, h, w, 3), float in [-1, 1] or uint8; indices int32 (b, h / f, w / f).
 
     Attributes:
-        autoencoder: the linen module. variables: its weights, {"params", "codebook"} (EMA of the parameters).
+        autoencoder: the linen module. variables: its weights, as `inference_variables` (EMA of the parameters).
         config: the resolved config. step: training step of the weights.
     """
 
@@ -106,5 +107,4 @@ def load(run: str | Path) -> Tokenizer:
         state = checkpoints.restore(template)
     if state is None:
         raise FileNotFoundError(f"{run / 'checkpoints'} holds no checkpoint yet: train until the first is saved.")
-    variables = {"params": state.ema, "codebook": state.codebook}
-    return Tokenizer(networks.autoencoder, variables, config, int(state.step))
+    return Tokenizer(networks.autoencoder, inference_variables(state), config, int(state.step))

@@ -1,6 +1,7 @@
 """From a config to modules, optimisers, losses and data. Read only here and at the entry points."""
 
 import json
+import math
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from simvq_jax.losses.perceptual import load_lpips
 from simvq_jax.models.cnn import Decoder, Encoder
 from simvq_jax.models.tokenizer import Autoencoder
 from simvq_jax.optim import discriminator_optimizer, generator_optimizer, make_schedule
-from simvq_jax.quantize import VQ, SimVQ
+from simvq_jax.quantize import EMAVQ, FSQ, LFQ, VQ, FactorizedVQ, MomentVQ, SimVQ
 from simvq_jax.state import TrainState, create_state
 from simvq_jax.step import LossWeights, Networks, Optimizers, make_train_step
 
@@ -102,27 +103,66 @@ def build_autoencoder(config) -> Autoencoder:
 
 def build_quantizer(config, dtype):
     """The quantizer that `quantizer.kind` names."""
-    quantizer = config.quantizer
-    shared = {
-        "codebook_size": quantizer.codebook_size,
-        "dim": quantizer.dim,
-        "beta": quantizer.beta,
-        "legacy": quantizer.legacy,
-        "dtype": dtype,
-    }
-    if one_of("quantizer.kind", quantizer.kind, ("simvq", "vq")) == "vq":
-        return VQ(**shared, codebook_init=quantizer.codebook_init)
-    return SimVQ(
-        **shared,
-        basis_init=quantizer.basis_init,
-        basis_dtype=quantizer.basis_dtype,
-        basis_seed=None if quantizer.basis_seed < 0 else quantizer.basis_seed,
-        trainable_basis=quantizer.trainable_basis,
-        use_bias=quantizer.use_bias,
-        codebook_loss=quantizer.codebook_loss,
-        activity_share=quantizer.activity_share,
-        region_sources=quantizer.region_sources,
+    return QUANTIZERS[one_of("quantizer.kind", config.quantizer.kind, QUANTIZERS)](config.quantizer, dtype)
+
+
+def _nearest(module, fields: dict[str, str]):
+    """Builds a quantizer with a codebook. fields: of the module beyond those all have -> config keys."""
+
+    def build(quantizer, dtype):
+        own = {field: getattr(quantizer, key) for field, key in fields.items()}
+        return module(
+            codebook_size=quantizer.codebook_size,
+            dim=quantizer.dim,
+            beta=quantizer.beta,
+            legacy=quantizer.legacy,
+            estimator=quantizer.estimator,
+            dtype=dtype,
+            **own,
+        )
+
+    return build
+
+
+def _simvq(quantizer, dtype):
+    fields = ("basis_init", "basis_dtype", "trainable_basis", "use_bias", "hidden", "codebook_loss", "activity_share")
+    build = _nearest(SimVQ, {name: name for name in (*fields, "region_sources")})
+    return build(quantizer, dtype).clone(basis_seed=None if quantizer.basis_seed < 0 else quantizer.basis_seed)
+
+
+def _fsq(quantizer, dtype):
+    levels = tuple(quantizer.levels)
+    if math.prod(levels) != quantizer.codebook_size:
+        raise ValueError(
+            f"quantizer.levels is {levels}, {math.prod(levels)} codes, but quantizer.codebook_size is"
+            f" {quantizer.codebook_size}: make them agree."
+        )
+    return FSQ(levels, quantizer.dim, dtype)
+
+
+def _lfq(quantizer, dtype):
+    return LFQ(
+        quantizer.codebook_size,
+        quantizer.dim,
+        beta=quantizer.beta,
+        entropy_weight=quantizer.entropy_weight,
+        diversity=quantizer.diversity,
+        temperature=quantizer.temperature,
+        dtype=dtype,
     )
+
+
+QUANTIZERS = {
+    "simvq": _simvq,
+    "vq": _nearest(VQ, {"codebook_init": "codebook_init"}),
+    "ema_vq": _nearest(
+        EMAVQ, {"codebook_init": "codebook_init", "decay": "ema_decay", "restart_after": "restart_after"}
+    ),
+    "factorized_vq": _nearest(FactorizedVQ, {"code_dim": "code_dim"}),
+    "moment_vq": _nearest(MomentVQ, {"decay": "moment_decay"}),
+    "fsq": _fsq,
+    "lfq": _lfq,
+}
 
 
 def seeded_codebook(config):

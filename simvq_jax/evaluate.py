@@ -18,6 +18,7 @@ from simvq_jax.losses.perceptual import lpips
 from simvq_jax.mesh import make_mesh, place_batch, replicated
 from simvq_jax.metrics.codebook import effective_rank, perplexity, scale, utilization
 from simvq_jax.metrics.image import psnr, ssim
+from simvq_jax.optim import transform_of
 from simvq_jax.progress import Progress
 from simvq_jax.quantize.base import count_codes
 from simvq_jax.step import as_float
@@ -80,7 +81,7 @@ def make_eval_step(autoencoder):
 def evaluate(
     autoencoder, eval_step, variables, perceptual, data: EvalData, mesh, progress: Progress | None = None
 ) -> Evaluation:
-    """One pass over the data; sums are kept in float64 on the host. variables: {"params", "codebook"}."""
+    """One pass over the data; sums are kept in float64 on the host. variables: as `inference_variables`."""
     sums: dict[str, Any] = {}
     counts = np.zeros((autoencoder.quantizer.codebook_size,), np.int64)
     kept: list[dict[str, np.ndarray]] = []
@@ -134,7 +135,7 @@ def _summarise(autoencoder, variables, sums, counts, samples) -> Evaluation:
     pictures = sums.pop("pictures")
     means = {name: value / pictures for name, value in sums.items()}
     codes = autoencoder.apply(variables, method="codebook")
-    transform = variables["params"]["quantizer"].get("transform")
+    transform = transform_of(variables["params"])
     singular_values = np.zeros((0,), np.float32)
     metrics = {f"eval/{name}": value for name, value in means.items() if name != "square_token_scale"}
     metrics |= {
@@ -145,7 +146,7 @@ def _summarise(autoencoder, variables, sums, counts, samples) -> Evaluation:
         "eval/pictures": pictures,
         "eval/tokens": float(counts.sum()),
     }
-    if transform is not None:
+    if transform:
         singular_values = np.asarray(jnp.linalg.svd(transform["kernel"], compute_uv=False))
         metrics["eval/transform_effective_rank"] = float(effective_rank(jnp.asarray(singular_values)))
     return Evaluation(

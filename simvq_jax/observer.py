@@ -9,7 +9,7 @@ from simvq_jax import build
 from simvq_jax.drawing.pictures import picture_grid
 from simvq_jax.evaluate import Evaluation, evaluate, make_eval_step
 from simvq_jax.progress import Progress
-from simvq_jax.state import TrainState
+from simvq_jax.state import TrainState, inference_variables
 
 
 class Diverged(RuntimeError):
@@ -74,7 +74,7 @@ class Observer:
     def evaluation(self, state: TrainState, step: int) -> Evaluation:
         """Evaluates the EMA weights; writes figures, W's spectrum and pictures."""
         began = time.monotonic()
-        variables = {"params": state.ema, "codebook": state.codebook}
+        variables = inference_variables(state)
         result = evaluate(
             self._autoencoder,
             self._eval_step,

@@ -53,10 +53,11 @@ def generator_optimizer(schedule, transform_schedule, *, b1: float, b2: float, c
 
 
 def label_groups(params):
-    """ "transform" for the leaves of the quantizer's affine layer, "rest" elsewhere."""
+    """ "transform" for the leaves of the layers that move the codebook, "rest" elsewhere."""
 
     def label(path, _):
-        return "transform" if any(getattr(key, "key", None) == "transform" for key in path) else "rest"
+        moves_codes = any(getattr(key, "key", None) in ("transform", "transform_hidden") for key in path)
+        return "transform" if moves_codes else "rest"
 
     return jax.tree_util.tree_map_with_path(label, params)
 

@@ -54,3 +54,8 @@ def create_state(key, autoencoder, discriminator, generator_optimizer, discrimin
         skipped=zero,
         skipped_in_a_row=jnp.zeros((), jnp.int32),
     )
+
+
+def inference_variables(state: TrainState) -> dict[str, Any]:
+    """What the autoencoder needs to encode and decode: the EMA of the parameters, constants and statistics."""
+    return {"params": state.ema, "codebook": state.codebook, "codebook_stats": state.codebook_stats}

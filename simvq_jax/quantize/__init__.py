@@ -1,7 +1,23 @@
 """Quantizers: linen modules with one contract (see base.py)."""
 
-from simvq_jax.quantize.base import Affine, Quantized
+from simvq_jax.quantize.base import Affine, Quantized, Quantizer
+from simvq_jax.quantize.compound import ProductQuantizer, ResidualQuantizer
+from simvq_jax.quantize.moments import MomentVQ
+from simvq_jax.quantize.scalar import FSQ, LFQ
 from simvq_jax.quantize.simvq import SimVQ
-from simvq_jax.quantize.vq import VQ
+from simvq_jax.quantize.vq import EMAVQ, VQ, FactorizedVQ
 
-__all__ = ["VQ", "Affine", "Quantized", "SimVQ"]
+__all__ = [
+    "EMAVQ",
+    "FSQ",
+    "LFQ",
+    "VQ",
+    "Affine",
+    "FactorizedVQ",
+    "MomentVQ",
+    "ProductQuantizer",
+    "Quantized",
+    "Quantizer",
+    "ResidualQuantizer",
+    "SimVQ",
+]

@@ -1,16 +1,12 @@
-"""What every quantizer shares: the result, the losses, the statistics of use, and the base class.
+"""What every quantizer shares: the contract, the result, the losses and the statistics of use.
 
 Arrays: z: (..., d) tokens, indices: int32 (...), codebook: (K, d), mask: bool (...), True = count.
 """
-
-from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-
-from simvq_jax.search import nearest_code, take_codes
 
 HIGHEST = jax.lax.Precision.HIGHEST
 USAGE_WINDOW = 262_144  # tokens over which training utilization and perplexity are stated
@@ -56,11 +52,6 @@ class Affine(nn.Module):
         return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
 
 
-def straight_through(z, q):
-    """Forward value exactly q (not z + (q - z), which rounds), gradient passed to z unchanged."""
-    return jax.lax.stop_gradient(q) + (z - jax.lax.stop_gradient(z))
-
-
 def mean_square(difference, weight):
     """Mean over the elements of the tokens that count. difference: (..., d), weight: (...) -> ()."""
     d = difference.shape[-1]
@@ -74,24 +65,18 @@ def count_codes(indices, weight, codebook_size: int):
 
 
 class Quantizer(nn.Module):
-    """Base of quantizers that pick the nearest code.
+    """Base of all quantizers: the contract, and the statistics of use.
 
-    A subclass gives `codes()`, a pair (rows, transform) with `codebook = rows W + b`, in `setup`.
-
-    Fields:
-        codebook_size: K. dim: d of the tokens.
-        beta: weight of the commitment loss. legacy: put beta on the codebook term instead, as early VQGAN did.
-        dtype: type of z_q; None keeps that of z. Distances, losses and statistics are float32 always.
+    A subclass has the attributes `codebook_size` (K), `dim` (d of the tokens) and `dtype` (of z_q; None keeps that of
+    z), calls `make_stats` in `setup`, and defines
+        __call__(z, mask=None, train=False) -> Quantized    z: (..., d); mask: bool (...) or None, True = count
+        codebook() -> (K, d) float32
+        lookup(indices) -> (..., d) float32, the values that the forward pass uses
+    With `train=True` the statistics advance (make `codebook_stats` mutable).
 
     Collections: `codebook_stats` holds what a training step changes: `age` int32 (K,), tokens seen since the code
     was last selected, and `usage` float32 (K,), selections with exponential forgetting over USAGE_WINDOW tokens.
     """
-
-    codebook_size: int
-    dim: int
-    beta: float = 0.25
-    legacy: bool = False
-    dtype: Any = None
 
     def check_fields(self):
         for name in ("codebook_size", "dim"):
@@ -106,49 +91,11 @@ class Quantizer(nn.Module):
         self.age = self.variable("codebook_stats", "age", lambda: jnp.full(shape, NEVER, jnp.int32))
         self.usage = self.variable("codebook_stats", "usage", lambda: jnp.zeros(shape, jnp.float32))
 
-    def codes(self):
-        raise NotImplementedError("a quantizer defines codes() -> (rows, transform)")
+    def weights_of(self, z, mask):
+        """1 where a token counts, 0 elsewhere: float32 (...).
 
-    def __call__(self, z, mask=None, train: bool = False) -> Quantized:
-        """Quantizes every token of z: (..., d). mask: bool (...) or None, True = count the token.
-
-        With `train=True` the statistics advance (make `codebook_stats` mutable). Raises ValueError if the last
-        axis of z is not `dim` or the mask's shape is not that of the tokens.
+        Raises ValueError if the last axis of z is not `dim` or the mask's shape is not that of the tokens.
         """
-        weight = self._weight(z, mask)
-        rows, transform = self.codes()
-        tokens = z.astype(jnp.float32)
-        indices, _ = nearest_code(tokens, rows, transform)
-        q = self.lookup(indices)
-        counts = count_codes(indices, weight, self.codebook_size)
-        if train and not self.is_initializing():
-            self._advance_stats(counts)
-        # Padding may hold anything, and 0 x NaN is NaN.
-        counted = tokens if mask is None else jnp.where(mask[..., None], tokens, 0.0)
-        losses = {
-            "commitment": mean_square(counted - jax.lax.stop_gradient(q), weight),
-            "codebook": self.codebook_loss_value(jax.lax.stop_gradient(counted), q, indices, weight, counts, train),
-        }
-        on_commitment, on_codebook = (1.0, self.beta) if self.legacy else (self.beta, 1.0)
-        loss = on_commitment * losses["commitment"] + on_codebook * losses["codebook"]
-        z_q = straight_through(counted, q).astype(self.dtype or z.dtype)
-        return Quantized(z_q, indices, losses, loss)
-
-    def codebook_loss_value(self, tokens, q, indices, weight, counts, train):
-        """Mean over tokens of ||sg(z) - q||^2 / d (VQ-VAE, 1711.00937, eq. 3)."""
-        return mean_square(tokens - q, weight)
-
-    def codebook(self):
-        """The effective codebook: (K, d) float32."""
-        rows, transform = self.codes()
-        return _apply(rows, transform)
-
-    def lookup(self, indices):
-        """Codes of indices: int (...) -> (..., d) float32; the values that the forward pass uses."""
-        rows, transform = self.codes()
-        return _apply(take_codes(rows, indices), transform)
-
-    def _weight(self, z, mask):
         if z.shape[-1:] != (self.dim,):
             raise ValueError(f"z has shape {z.shape} but must be (..., {self.dim}), the last axis being dim.")
         if mask is None:
@@ -157,7 +104,10 @@ class Quantizer(nn.Module):
             raise ValueError(f"mask has shape {mask.shape} but the tokens have {z.shape[:-1]}: make them equal.")
         return mask.astype(jnp.float32)
 
-    def _advance_stats(self, counts):
+    def advance_stats(self, counts, train: bool):
+        """Notes in training which codes were selected. counts: (K,)."""
+        if not train or self.is_initializing():
+            return
         if not self.is_mutable_collection("codebook_stats"):
             raise ValueError("train=True advances codebook_stats: pass mutable=['codebook_stats'] to apply.")
         total = jnp.sum(counts)
@@ -166,9 +116,7 @@ class Quantizer(nn.Module):
         self.usage.value = jnp.exp(-total / USAGE_WINDOW) * self.usage.value + counts
 
 
-def _apply(rows, transform):
-    if transform is None:
-        return rows.astype(jnp.float32)
-    weight, bias = transform
-    q = jnp.dot(rows.astype(jnp.float32), weight, precision=HIGHEST)
-    return q if bias is None else q + jnp.broadcast_to(bias, q.shape)
+def counted_tokens(z, mask):
+    """float32 tokens, 0 where they do not count: padding may hold anything, and 0 x NaN is NaN."""
+    tokens = z.astype(jnp.float32)
+    return tokens if mask is None else jnp.where(mask[..., None], tokens, 0.0)

@@ -4,20 +4,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import Affine, Quantizer, count_codes
+from simvq_jax.quantize.base import Affine, count_codes
 from simvq_jax.quantize.basis import INITS, draw, draw_from_seed
-from simvq_jax.search import nearest_allowed_code
+from simvq_jax.quantize.nearest import NearestCode
+from simvq_jax.search import nearest_allowed_code, take_codes
 
 
-class SimVQ(Quantizer):
+class SimVQ(NearestCode):
     """Zhu et al., "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer" (2411.02038).
 
     The effective codebook is Q = C W + b. C: (K, basis_dim) is drawn once and frozen (collection `codebook`,
     `codebook/basis`), W and b are trained (`params/transform/{kernel,bias}`).
 
-    Contract and fields as in `Quantizer`, and:
+    Contract and fields as in `NearestCode`, and:
         basis_dim: columns of C; None means `dim`.
         use_bias: whether b exists.
+        hidden: 0 for the paper's linear layer; else the transform is an MLP with one hidden layer (GELU) of this width,
+            Q = gelu(C V + a) W + b with V, a in `params/transform_hidden`, and the search forms its K x hidden features.
         basis_init: "normal", N(0, 1/basis_dim), or "uniform" with the same variance.
         basis_dtype: "float32" or "bfloat16", in which C then is defined: half the memory, and two thirds of the
             search's time on matrix units.
@@ -32,6 +35,7 @@ class SimVQ(Quantizer):
 
     basis_dim: int | None = None
     use_bias: bool = True
+    hidden: int = 0
     basis_init: str = "normal"
     basis_dtype: str = "float32"
     basis_seed: int | None = None
@@ -51,7 +55,13 @@ class SimVQ(Quantizer):
             self.basis = self.param("basis", lambda key: draw(key, self.basis_shape, self.basis_init))
         else:
             self.frozen_basis = self.variable("codebook", "basis", self._frozen_basis)
-        self.transform = Affine(self.basis_shape[1], self.dim, self.use_bias)
+        if self.hidden < 0:
+            raise ValueError(
+                f"hidden is {self.hidden} but must be 0, for a linear layer, or the width of a hidden one."
+            )
+        if self.hidden:
+            self.transform_hidden = Affine(self.basis_shape[1], self.hidden)
+        self.transform = Affine(self.hidden or self.basis_shape[1], self.dim, self.use_bias)
         self.make_stats()
 
     @property
@@ -84,8 +94,17 @@ class SimVQ(Quantizer):
             )
 
     def codes(self):
-        rows = self.basis if self.trainable_basis else self.frozen_basis.value
-        return rows, (self.transform.kernel, self.transform.bias)
+        return self._features(self._rows()), (self.transform.kernel, self.transform.bias)
+
+    def take(self, indices):
+        return self.transform(self._features(take_codes(self._rows(), indices)).astype(jnp.float32))
+
+    def _rows(self):
+        return self.basis if self.trainable_basis else self.frozen_basis.value
+
+    def _features(self, rows):
+        """What the last, linear layer takes: (..., basis_dim) -> (..., hidden or basis_dim)."""
+        return nn.gelu(self.transform_hidden(rows.astype(jnp.float32))) if self.hidden else rows
 
     def codebook_loss_value(self, tokens, q, indices, weight, counts, train):
         if self.codebook_loss == "region" and train and not self.is_initializing():

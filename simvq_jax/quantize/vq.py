@@ -1,33 +1,137 @@
-"""Vanilla vector quantization, the baseline that collapses."""
+"""Codebooks of free vectors: vanilla VQ, the baseline that collapses, and two early cures."""
 
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import Quantizer
+from simvq_jax.quantize.base import Affine, Quantized, count_codes, counted_tokens
+from simvq_jax.quantize.nearest import NearestCode
 
 
-class VQ(Quantizer):
+class VQ(NearestCode):
     """VQ-VAE's quantizer (van den Oord et al., 2017, 1711.00937): every code is a free parameter.
 
     Only selected codes receive a gradient, so most codes of a large codebook die. Contract and fields as in
-    `Quantizer`; `codebook_init` is "uniform", U(-1/K, 1/K) as in VQGAN, or "normal", N(0, 1/d).
-    The codebook is `params/codebook`: (K, d).
+    `NearestCode`; `codebook_init` as in `draw_rows`. The codebook is `params/codebook`: (K, d).
     """
 
     codebook_init: str = "uniform"
 
     def setup(self):
         self.check_fields()
-        if self.codebook_init not in ("uniform", "normal"):
-            raise ValueError(f"codebook_init is {self.codebook_init!r} but must be 'uniform' or 'normal'.")
-        self.rows = self.param("codebook", self._draw, (self.codebook_size, self.dim))
+        self.rows = self.param("codebook", draw_rows, self.codebook_init, (self.codebook_size, self.dim))
         self.make_stats()
-
-    def _draw(self, key, shape):
-        if self.codebook_init == "normal":
-            return jax.random.normal(key, shape) * self.dim**-0.5
-        bound = 1.0 / self.codebook_size
-        return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
     def codes(self):
         return self.rows, None
+
+
+class EMAVQ(NearestCode):
+    """VQ whose codes are running means of their tokens, without gradient (VQ-VAE, 1711.00937, appendix A.1).
+
+    `decay` is that of the means. A code that `restart_after` tokens of training have passed by is moved to a random
+    token of the batch (Jukebox, 2005.00341, section 3.1); 0 = never. In training that needs
+    `rngs={"quantizer": key}`. Contract and fields as in `NearestCode`; the codebook loss is told but has no weight,
+    and `legacy` no meaning. Sums and counts are over the whole batch on all devices.
+
+    `codebook_stats` also holds `codebook` (K, d), and its numerators and denominators, `sums` (K, d) and `sizes` (K,):
+    so quantizing needs it too.
+    """
+
+    codebook_init: str = "normal"
+    decay: float = 0.99
+    restart_after: int = 0
+    smoothing: float = 1e-5  # of the sizes, so that no code divides by zero
+
+    def setup(self):
+        self.check_fields()
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay is {self.decay} but must lie in [0, 1).")
+        if self.restart_after < 0:
+            raise ValueError(f"restart_after is {self.restart_after} but must be at least 0.")
+        shape = (self.codebook_size, self.dim)
+        draw = lambda: draw_rows(self.make_rng("params"), self.codebook_init, shape)  # noqa: E731
+        self.rows = self.variable("codebook_stats", "codebook", draw)
+        self.make_stats()
+        if self.is_mutable_collection("codebook_stats"):
+            self.sums = self.variable("codebook_stats", "sums", lambda: self.rows.value)
+            self.sizes = self.variable("codebook_stats", "sizes", lambda: jnp.ones(shape[:1]))
+
+    def codes(self):
+        return self.rows.value, None
+
+    def quantize(self, tokens, weight, train: bool) -> Quantized:
+        out = super().quantize(tokens, weight, train)
+        if train and not self.is_initializing():
+            self._follow(tokens.reshape(-1, self.dim), out.indices.reshape(-1), weight.reshape(-1))
+        return out.replace(loss=self.beta * out.losses["commitment"])
+
+    def _follow(self, tokens, indices, weight):
+        """Moves the codes: tokens (N, d), indices (N,), weight (N,)."""
+        tokens = jax.lax.stop_gradient(tokens)
+        counts = count_codes(indices, weight, self.codebook_size)
+        sums = jnp.zeros_like(self.sums.value).at[indices].add(tokens * weight[:, None])
+        sizes = self.decay * self.sizes.value + (1 - self.decay) * counts
+        sums = self.decay * self.sums.value + (1 - self.decay) * sums
+        total = jnp.sum(sizes)
+        smoothed = (sizes + self.smoothing) / (total + self.codebook_size * self.smoothing) * total
+        rows = sums / smoothed[:, None]
+        if self.restart_after:
+            dead = self.age.value >= self.restart_after
+            rows, sums = (jnp.where(dead[:, None], self._draw_tokens(tokens, weight), a) for a in (rows, sums))
+            sizes, self.age.value = jnp.where(dead, 1.0, sizes), jnp.where(dead, 0, self.age.value)
+        self.rows.value, self.sums.value, self.sizes.value = rows, sums, sizes
+
+    def _draw_tokens(self, tokens, weight):
+        """A random token that counts for every code: (K, d)."""
+        key, shape = self.make_rng("quantizer"), (self.codebook_size,)
+        return tokens[jax.random.categorical(key, jnp.log(weight), shape=shape)]
+
+
+class FactorizedVQ(NearestCode):
+    """VQ on the unit sphere of a small space (ViT-VQGAN, 2110.04627, section 3.2; VQGAN-FC in SimVQ's tables).
+
+    Tokens are projected to `code_dim` dimensions, and they and the codes scaled to length 1 before they are compared;
+    the code found is projected back. Both losses are of the small space. Contract and fields as in `NearestCode`.
+    The codebook is `params/codebook`: (K, code_dim).
+    """
+
+    code_dim: int = 8
+
+    def setup(self):
+        self.check_fields()
+        if self.code_dim < 1:
+            raise ValueError(f"code_dim is {self.code_dim} but must be at least 1.")
+        self.project_in, self.project_out = Affine(self.dim, self.code_dim), Affine(self.code_dim, self.dim)
+        self.rows = self.param("codebook", draw_rows, "normal", (self.codebook_size, self.code_dim))
+        self.make_stats()
+
+    def codes(self):
+        return unit(self.rows), None
+
+    def __call__(self, z, mask=None, train: bool = False) -> Quantized:
+        """As `NearestCode.__call__`."""
+        weight = self.weights_of(z, mask)
+        out = self.quantize(unit(self.project_in(counted_tokens(z, mask))), weight, train)
+        return out.replace(z_q=self.project_out(out.z_q).astype(self.dtype or z.dtype))
+
+    def codebook(self):
+        return self.project_out(super().codebook())
+
+    def lookup(self, indices):
+        return self.project_out(super().lookup(indices))
+
+
+def draw_rows(key, init: str, shape):
+    """Codes (K, d). init: "uniform", U(-1/K, 1/K) as in VQGAN, or "normal", N(0, 1/d). Raises ValueError on others."""
+    k, d = shape
+    if init == "normal":
+        return jax.random.normal(key, shape) * d**-0.5
+    if init == "uniform":
+        return jax.random.uniform(key, shape, jnp.float32, -1.0 / k, 1.0 / k)
+    raise ValueError(f"codebook_init is {init!r} but must be 'uniform' or 'normal'.")
+
+
+def unit(vectors):
+    """Scaled to length 1: (..., d) -> (..., d); 0 stays 0, and its gradient is finite."""
+    square = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-24))

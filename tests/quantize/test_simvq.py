@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_simvq import D, K, apply, make, tokens, trained, with_params
 
+from simvq_jax.optim import label_groups
 from simvq_jax.quantize import SimVQ
 from simvq_jax.quantize.base import NEVER, USAGE_WINDOW
 
@@ -359,3 +360,24 @@ def test_init_runs_on_shapes_alone():
     assert shapes["codebook"]["basis"].shape == (2**20, 256)
     assert shapes["codebook_stats"]["age"].shape == (2**20,)
     assert shapes["params"]["transform"]["kernel"].shape == (256, 256)
+
+
+def test_a_hidden_layer_makes_the_transform_an_mlp():
+    module, variables = make(hidden=7)
+    z = tokens(9)
+    params, basis = variables["params"], np.asarray(variables["codebook"]["basis"])
+    first, last = (jax.tree.map(np.asarray, params[name]) for name in ("transform_hidden", "transform"))
+    features = np.asarray(jax.nn.gelu(basis @ first["kernel"] + first["bias"]))
+    codebook = features @ last["kernel"] + last["bias"]
+    np.testing.assert_allclose(apply(module, variables, method="codebook"), codebook, rtol=1e-5, atol=1e-6)
+    out = apply(module, variables, z)
+    np.testing.assert_array_equal(out.indices, ((z[:, None] - codebook) ** 2).sum(-1).argmin(-1))
+    np.testing.assert_array_equal(out.z_q, apply(module, variables, out.indices, method="lookup"))
+    grads = jax.jit(jax.grad(lambda p: module.apply(with_params(variables, p), z).loss))(params)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(grads))
+    assert set(jax.tree.leaves(label_groups(params))) == {"transform"}
+
+
+def test_a_hidden_layer_of_no_possible_width():
+    with pytest.raises(ValueError, match="hidden is -1 but must be 0"):
+        SimVQ(8, 4, hidden=-1).init(jax.random.key(0), jnp.zeros((2, 4)))

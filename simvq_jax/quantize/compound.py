@@ -1,0 +1,140 @@
+"""Quantizers made of quantizers: one after the other on what is left, or side by side on parts of a token."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from simvq_jax.quantize.base import Quantized, Quantizer
+from simvq_jax.quantize.estimators import straight_through
+
+
+class _Compound(Quantizer):
+    """What both share. `stages`: the quantizers; a token has one index of each, in the last axis of `indices`."""
+
+    stages: Sequence[Quantizer]
+    dtype: Any = None
+
+    @property
+    def codebook_size(self) -> tuple[int, ...]:
+        """K of every stage."""
+        return tuple(stage.codebook_size for stage in self.stages)
+
+    def check_stages(self):
+        if not self.stages:
+            raise ValueError("stages is empty but must hold at least one quantizer.")
+
+    def codebook(self):
+        """The stages' codebooks: a tuple of (K, d) float32."""
+        return tuple(stage.codebook() for stage in self.stages)
+
+    def check_indices(self, indices):
+        if indices.shape[-1:] != (len(self.stages),):
+            raise ValueError(
+                f"indices have shape {indices.shape} but must be (..., {len(self.stages)}), an index of every stage."
+            )
+
+    def joined(self, z, values, outs) -> Quantized:
+        """One result of all: straight through, losses averaged over the stages."""
+        losses = jax.tree.map(lambda *each: sum(each) / len(each), *[out.losses for out in outs])
+        z_q = straight_through(z.astype(jnp.float32), values).astype(self.dtype or z.dtype)
+        indices = jnp.stack([out.indices for out in outs], axis=-1)
+        return Quantized(z_q, indices, losses, sum(out.loss for out in outs) / len(outs))
+
+
+class ResidualQuantizer(_Compound):
+    """Each stage quantizes what the ones before left over (SoundStream, 2107.03312, section III-C).
+
+    Contract as in `Quantizer`, with `indices`: int32 (..., stages). Losses are means over the stages, and the gradient
+    passes straight through all of them at once, whatever their own estimators.
+
+    Fields:
+        stages: quantizers of one `dim`, as `[SimVQ(1024, 64) for _ in range(8)]`.
+        dropout: in training, share of the items (first axis of z) that are given a random number of stages, from one
+            up, so that few stages serve too; it needs `rngs={"quantizer": key}`.
+        dtype: of z_q; None keeps that of z.
+    """
+
+    dropout: float = 0.0
+
+    @property
+    def dim(self) -> int:
+        return self.stages[0].dim
+
+    def setup(self):
+        self.check_stages()
+        dims = [stage.dim for stage in self.stages]
+        if len(set(dims)) > 1:
+            raise ValueError(f"the stages have dims {dims} but quantize what others left: give all the same dim.")
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout is {self.dropout} but must lie in [0, 1].")
+
+    def __call__(self, z, mask=None, train: bool = False) -> Quantized:
+        """Raises ValueError if the last axis of z is not `dim` or the mask's shape is not that of the tokens."""
+        weight = self.weights_of(z, mask)
+        left = z.astype(jnp.float32)
+        active = self._stages_of_items(z) if train and self.dropout and not self.is_initializing() else None
+        values, outs = jnp.zeros_like(left), []
+        for number, stage in enumerate(self.stages):
+            counts = weight > 0 if active is None else (weight > 0) & (number < active)
+            counts = None if mask is None and active is None else counts
+            outs.append(stage(left, mask=counts, train=train))
+            code = jax.lax.stop_gradient(stage.lookup(outs[-1].indices))
+            if active is not None:
+                code = jnp.where((number < active)[..., None], code, 0.0)
+            values, left = values + code, left - code
+        return self.joined(z, values, outs)
+
+    def lookup(self, indices):
+        """Sum of the stages' codes: int (..., n) -> (..., d) float32, n from 1 to all stages: the first n are used.
+
+        Raises ValueError where there are more indices than stages.
+        """
+        if not 1 <= indices.shape[-1] <= len(self.stages):
+            raise ValueError(
+                f"indices have shape {indices.shape} but must be (..., n), n from 1 to the {len(self.stages)} stages."
+            )
+        values = 0.0
+        for number in range(indices.shape[-1]):
+            values += self.stages[number].lookup(indices[..., number])
+        return values
+
+    def _stages_of_items(self, z):
+        """How many stages the item of each token has: int (...)."""
+        items = z.shape[:1] if z.ndim > 1 else ()
+        chosen, number = jax.random.split(self.make_rng("quantizer"))
+        dropped = jax.random.bernoulli(chosen, self.dropout, items)
+        number = jnp.where(dropped, jax.random.randint(number, items, 1, len(self.stages) + 1), len(self.stages))
+        return jnp.broadcast_to(number.reshape(*items, *(1,) * (z.ndim - 1 - len(items))), z.shape[:-1])
+
+
+class ProductQuantizer(_Compound):
+    """Each stage quantizes its own part of the token (Jegou et al., "Product quantization", 2011; grouped VQ).
+
+    Contract as in `Quantizer`, with `indices`: int32 (..., stages), and `dim` the sum of the stages'. Losses are means
+    over the stages. `dtype`: of z_q; None keeps that of z.
+    """
+
+    @property
+    def dim(self) -> int:
+        return sum(stage.dim for stage in self.stages)
+
+    def setup(self):
+        self.check_stages()
+
+    def __call__(self, z, mask=None, train: bool = False) -> Quantized:
+        """Raises ValueError if the last axis of z is not `dim` or the mask's shape is not that of the tokens."""
+        self.weights_of(z, mask)
+        outs, start = [], 0
+        for stage in self.stages:
+            outs.append(stage(z[..., start : start + stage.dim], mask=mask, train=train))
+            start += stage.dim
+        out = self.joined(z, jnp.concatenate([out.z_q.astype(jnp.float32) for out in outs], axis=-1), outs)
+        z_q = jnp.concatenate([part.z_q for part in outs], axis=-1).astype(self.dtype or z.dtype)
+        return out.replace(z_q=z_q)  # each part by its own estimator
+
+    def lookup(self, indices):
+        """The stages' codes side by side: int (..., stages) -> (..., d) float32."""
+        self.check_indices(indices)
+        return jnp.concatenate([s.lookup(indices[..., i]) for i, s in enumerate(self.stages)], axis=-1)
