@@ -20,7 +20,7 @@ class SimVQ(NearestCode):
         basis_dim: columns of C; None means `dim`.
         use_bias: whether b exists.
         hidden: 0 for the paper's linear layer; else the transform is an MLP with one hidden layer (GELU) of this width,
-            Q = gelu(C V + a) W + b with V, a in `params/transform_hidden`, and the search forms its K x hidden features.
+            Q = gelu(C V + a) W + b with V, a in `params/transform_hidden`; the search forms K x hidden features.
         basis_init: "normal", N(0, 1/basis_dim), or "uniform" with the same variance.
         basis_dtype: "float32" or "bfloat16", in which C then is defined: half the memory, and two thirds of the
             search's time on matrix units.
