@@ -1,0 +1,142 @@
+"""Many runs of one experiment, of which each changes some keys of its config.
+
+    python launch/sweep.py --config=configs/study/methods.py --workdir=runs/study/methods [--jobs=2] [--only=TEXT]
+    python launch/sweep.py --config=configs/study/methods.py --workdir=runs/study/methods --commands
+
+The experiment's file defines, beside `get_config`, `sweep(add)`, which calls `add(name, {"a.key": value, ...})` for
+each run. A run trains into WORKDIR/NAME, is evaluated there, and logs to NAME.log beside it. Finished runs are skipped
+and interrupted ones go on, so the same command again does what is left. With --commands nothing is started: each run
+that is left is a line for a cluster's scheduler. At the end WORKDIR/table.md has all that is finished.
+"""
+
+import importlib.util
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from simvq_jax import cli
+from simvq_jax.compare import compare
+from simvq_jax.files import replace_text
+from simvq_jax.train import check_run
+
+
+class Run(NamedTuple):
+    """name: its folder's. changes: key -> value, over the experiment's config."""
+
+    name: str
+    changes: dict[str, Any]
+
+
+def planned_runs(argument: str) -> list[Run]:
+    """The runs of `FILE.py[:argument]`. Raises ValueError if the file plans none, or two of a name, or unknown keys."""
+    file, config = cli.load_config(argument)
+    spec = importlib.util.spec_from_file_location("experiment", file)
+    assert spec is not None and spec.loader is not None  # it was loaded once already
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "sweep"):
+        raise ValueError(f"{file} has no function sweep(add): define it, or start the one run with simvq_jax.train.")
+    runs: list[Run] = []
+    module.sweep(lambda name, changes: runs.append(Run(name, changes)))
+    if not runs:
+        raise ValueError(f"sweep(add) of {file} adds no run: call add(name, changes) at least once.")
+    known = cli.flatten(config)
+    for run in runs:
+        unknown = sorted(run.changes.keys() - known.keys())
+        if unknown:
+            raise ValueError(f"run {run.name!r} of {file} changes unknown keys ({', '.join(unknown)}): mend the file.")
+    names = [run.name for run in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{file} has several runs named {', '.join(twice)}: give each a name of its own.")
+    return runs
+
+
+def is_finished(run: Run, argument: str, workdir: Path) -> bool:
+    """Whether the run was trained to its end and evaluated. Raises ValueError if its folder is another config's."""
+    config = cli.load_config(argument)[1]
+    config.update_from_flattened_dict(run.changes)
+    folder = workdir / run.name
+    check_run(config, folder)
+    return (folder / "evaluation.json").is_file() and (folder / "checkpoints" / str(config.steps)).is_dir()
+
+
+def stages(run: Run, argument: str, workdir: Path, python: str = sys.executable) -> list[list[str]]:
+    """The commands of a run, in order."""
+    folder = workdir / run.name
+    changes = [f"--config.{key}={str(value).replace(' ', '')}" for key, value in run.changes.items()]
+    return [
+        [python, "-m", "simvq_jax.train", f"--config={argument}", f"--workdir={folder}", *changes],
+        [python, "-m", "simvq_jax.evaluate", f"--run={folder}"],
+    ]
+
+
+def perform(run: Run, argument: str, workdir: Path, say: Callable[[str], None]) -> bool:
+    """Runs the stages one after the other. -> whether all ended well."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    log = workdir / f"{run.name}.log"
+    say(f"{run.name}: started, {log}")
+    with log.open("a", encoding="utf-8") as output:
+        for command in stages(run, argument, workdir):
+            output.write(f"$ {shlex.join(command)}\n")
+            output.flush()
+            status = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
+            if status:
+                say(f"{run.name}: FAILED with exit status {status}: {_last_line(log)}")
+                return False
+    say(f"{run.name}: finished")
+    return True
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def write_table(names: list[str], workdir: Path) -> None:
+    """WORKDIR/table.md of the named, finished runs."""
+    if names:
+        table = compare([workdir / name for name in names])
+        replace_text(workdir / "table.md", table + "\n")
+        print(table)
+
+
+def main(config: str, workdir: str, jobs: int, only: str, commands: bool) -> None:
+    """Does what is left of a sweep; exit status 1 if a run failed."""
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs} but must be at least 1.")
+    folder = Path(workdir)
+    runs = [run for run in planned_runs(config) if only in run.name]
+    if not runs:
+        raise ValueError(f"no run's name contains {only!r}: give another --only, or leave it out.")
+    left = [run for run in runs if not is_finished(run, config, folder)]
+    if commands:
+        for run in left:
+            print(" && ".join(shlex.join(stage) for stage in stages(run, config, folder, python="python")))
+        return
+    print(f"{len(runs)} runs, {len(runs) - len(left)} of them finished already", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        ended = list(pool.map(lambda run: perform(run, config, folder, lambda line: print(line, flush=True)), left))
+    failed = [run.name for run, well in zip(left, ended, strict=True) if not well]
+    write_table([run.name for run in runs if run.name not in failed], folder)
+    if failed:
+        print(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.run_main(
+        main,
+        {"config": cli.REQUIRED, "workdir": cli.REQUIRED, "jobs": 1, "only": "", "commands": False},
+        {
+            "config": "experiment with a function sweep(add), configs/study/NAME.py",
+            "workdir": "folder of the runs' folders",
+            "jobs": "runs at a time",
+            "only": "take the runs whose names contain this",
+            "commands": "print a line for each run that is left, and start none",
+        },
+    )

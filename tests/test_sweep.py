@@ -1,0 +1,127 @@
+"""launch/sweep.py: the runs of a file, what is left of them, failures, and lines for a cluster."""
+
+import importlib.util
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import tiny_config
+
+from simvq_jax import build
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("sweep", ROOT / "launch/sweep.py")
+sweep = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sweep)
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """Writes an experiment over the tiny config, with the given body of sweep(add)."""
+
+    def write(*body):
+        file = tmp_path / "experiment.py"
+        lines = ["from tiny import tiny_config as get_config", *body]
+        file.write_text("\n".join(lines) + "\n")
+        return str(file)
+
+    return write
+
+
+TWO_RUNS = (
+    "def sweep(add):",
+    "    add('small', {})",
+    "    add('large', {'quantizer.codebook_size': 128, 'data.crop_scale': (0.2, 1.0)})",
+)
+
+
+def finish(trained_run, folder, **changes):
+    """A finished run of the tiny config, made out of the shared one."""
+    shutil.copytree(trained_run, folder)
+    config = tiny_config()
+    config.update_from_flattened_dict(changes)
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    figures = {"eval/codebook_utilization": 0.5, "eval/codebook_perplexity": 3.0, "eval/psnr": 20.0}
+    (folder / "evaluation.json").write_text(json.dumps({"data": "photos", **figures}))
+
+
+def test_the_study_s_runs_build():
+    for file in sorted((ROOT / "configs/study").glob("[!_]*.py")):
+        runs = sweep.planned_runs(str(file))
+        assert len(runs) > 1
+        for run in runs:
+            config = sweep.cli.load_config(str(file))[1]
+            config.update_from_flattened_dict(run.changes)
+            assert build.build_quantizer(config, None).codebook_size == config.quantizer.codebook_size
+
+
+def test_a_line_for_each_run_that_is_left(experiment, tmp_path, trained_run, capsys):
+    file = experiment(*TWO_RUNS)
+    finish(trained_run, tmp_path / "runs/small")
+    sweep.main(file, str(tmp_path / "runs"), 1, "", True)
+    (line,) = capsys.readouterr().out.splitlines()
+    train, evaluate = line.split(" && ")
+    folder = tmp_path / "runs/large"
+    changes = ["--config.quantizer.codebook_size=128", "--config.data.crop_scale=(0.2,1.0)"]
+    assert shlex.split(train) == [
+        *"python -m simvq_jax.train".split(),
+        f"--config={file}",
+        f"--workdir={folder}",
+        *changes,
+    ]
+    assert shlex.split(evaluate) == ["python", "-m", "simvq_jax.evaluate", f"--run={folder}"]
+
+
+def test_runs_are_done_and_failures_told(experiment, tmp_path, trained_run, monkeypatch, capsys):
+    file, runs = experiment(*TWO_RUNS), tmp_path / "runs"
+    finish(trained_run, runs / "small")
+
+    def stages(run, *_):
+        return [[sys.executable, "-c", f"print('training'); raise SystemExit('no {run.name} today')"], ["false"]]
+
+    monkeypatch.setattr(sweep, "stages", stages)
+    with pytest.raises(SystemExit) as ended:
+        sweep.main(file, str(runs), 2, "", False)
+    told = capsys.readouterr()
+    assert ended.value.code == 1 and "1 of 2 runs failed: large" in told.err
+    assert "2 runs, 1 of them finished already" in told.out
+    assert "large: FAILED with exit status 1: no large today" in told.out
+    assert "training" in (runs / "large.log").read_text()
+    assert (runs / "table.md").read_text().count("\n| small") == 1
+
+
+def test_a_finished_sweep_starts_nothing(experiment, tmp_path, trained_run, monkeypatch, capsys):
+    file = experiment(*TWO_RUNS)
+    finish(trained_run, tmp_path / "runs/small")
+    monkeypatch.setattr(sweep, "perform", None)
+    sweep.main(file, str(tmp_path / "runs"), 1, "small", False)
+    assert "50.0%" in capsys.readouterr().out
+
+
+def test_a_folder_with_a_run_of_another_config_is_no_finished_run(experiment, tmp_path, trained_run):
+    finish(trained_run, tmp_path / "runs/small", **{"quantizer.beta": 0.5})
+    with pytest.raises(ValueError, match=r"another config \(quantizer.beta: 0.5 -> 0.25\)"):
+        sweep.main(experiment(*TWO_RUNS), str(tmp_path / "runs"), 1, "", False)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ([], r"has no function sweep\(add\)"),
+        (["def sweep(add):", "    pass"], "adds no run"),
+        (["def sweep(add):", "    add('a', {'quantizer.size': 3})"], r"unknown keys \(quantizer.size\)"),
+        (["def sweep(add):", "    add('a', {})", "    add('a', {})"], "several runs named a"),
+    ],
+)
+def test_a_file_that_plans_no_sweep(experiment, body, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sweep.planned_runs(experiment(*body))
+
+
+@pytest.mark.parametrize(("jobs", "only", "sentence"), [(0, "", "jobs is 0"), (1, "huge", "no run's name contains")])
+def test_flags_that_do_not_fit(experiment, tmp_path, jobs, only, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sweep.main(experiment(*TWO_RUNS), str(tmp_path / "runs"), jobs, only, False)
