@@ -67,7 +67,7 @@ def test_a_line_for_each_run_that_is_left(experiment, tmp_path, trained_run, cap
     folder = tmp_path / "runs/large"
     changes = ["--config.quantizer.codebook_size=128", "--config.data.crop_scale=(0.2,1.0)"]
     assert shlex.split(train) == [
-        *"python -m simvq_jax.train".split(),
+        *["python", "-m", "simvq_jax.train"],
         f"--config={file}",
         f"--workdir={folder}",
         *changes,
