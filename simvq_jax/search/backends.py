@@ -22,6 +22,8 @@ def choose(name: str, device: jax.Device, codebook: jax.ShapeDtypeStruct, sizes:
         raise ValueError(f"backend is {name!r} but must be one of {NAMES}: pass backend='auto'.")
     if sizes is not None and name != "blockwise":
         raise ValueError(f"sizes are for backend='blockwise' but backend is {name!r}: pass backend='blockwise'.")
+    if sizes is not None and (min(sizes) < 1 or sizes.block < sizes.group):
+        raise ValueError(f"sizes is {sizes} but all must be at least 1, and block at least group.")
     k, d = codebook.shape
     kernel = KERNEL_OF_PLATFORM.get(device.platform) if name == "auto" else name
     if kernel in KERNELS:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from simvq_jax.search import rerank
-from simvq_jax.search.codes import HIGHEST, Codes, Groups, prepare
+from simvq_jax.search.codes import HIGHEST, Codes, Groups, batch_of, prepare
 
 MAXIMA_BYTES = 32 << 20  # group maxima of a tile
 RERANK_BYTES = 32 << 20  # codes gathered for a tile
@@ -49,8 +49,19 @@ def search(tokens, codebook, weight=None, bias=None, allowed=None, *, sizes: Siz
     groups = Groups(sizes.group, sizes.block // sizes.group)
     codes = prepare(codebook, weight, allowed, groups, platform)
     coarse = functools.partial(_group_maxima, codes=codes, groups=groups)
-    slope = rerank.rounding(codebook.shape[1])
-    return rerank.search(tokens, codes, weight, bias, coarse, slope, groups, tile=sizes.tile, retry=sizes.retry)
+    rounding = rerank.rounding(codebook.shape[1])
+    return rerank.search(
+        tokens,
+        codes,
+        weight,
+        bias,
+        coarse,
+        rerank.CoarseError(product=rounding, half=rounding),
+        groups,
+        tile=sizes.tile,
+        retry=sizes.retry,
+        batch=batch_of(platform),
+    )
 
 
 def _group_maxima(u, codes: Codes, groups: Groups):

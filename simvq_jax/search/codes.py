@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 HIGHEST = jax.lax.Precision.HIGHEST
-NORM_ROWS = {"cpu": 1024}  # codes transformed at once, by platform
-NORM_ROWS_ELSEWHERE = 16_384
-EFFECTIVE_ROWS = 512
+BATCH = {"cpu": 512}  # vectors transformed together, by platform
+BATCH_ELSEWHERE = 8192
 
 
 class Groups(NamedTuple):
@@ -64,10 +63,15 @@ def in_equal_batches(f, batch: int, *arrays):
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], results)
 
 
-def effective(rows, weight):
+def batch_of(platform: str) -> int:
+    """Vectors that are transformed together on such a device."""
+    return BATCH.get(platform, BATCH_ELSEWHERE)
+
+
+def effective(rows, weight, platform: str):
     """Q = C W: (n, d_basis), (d_basis, d) -> float32 (n, d), a row's bits the same in whatever shard it is."""
     product = lambda rows: jnp.dot(rows.astype(jnp.float32), weight, precision=HIGHEST)  # noqa: E731
-    return in_equal_batches(product, EFFECTIVE_ROWS, rows)
+    return in_equal_batches(product, batch_of(platform), rows)
 
 
 def prepare(codebook, weight, allowed, groups: Groups, platform: str) -> Codes:
@@ -81,7 +85,7 @@ def prepare(codebook, weight, allowed, groups: Groups, platform: str) -> Codes:
         q = rows if weight is None else jnp.dot(rows, weight, precision=HIGHEST)
         return jnp.sum(q * q, axis=-1) / 2, jnp.sqrt(jnp.sum(rows * rows, axis=-1))
 
-    halves, lengths = in_equal_batches(norms, NORM_ROWS.get(platform, NORM_ROWS_ELSEWHERE), codebook)
+    halves, lengths = in_equal_batches(norms, batch_of(platform), codebook)
     usable = jnp.isfinite(halves) & jnp.isfinite(lengths)
     usable = usable if allowed is None else usable & allowed
     pad = (0, -codebook.shape[0] % groups.block)

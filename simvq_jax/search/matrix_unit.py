@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 
 from simvq_jax.search import rerank
-from simvq_jax.search.codes import Groups, prepare
+from simvq_jax.search.codes import Groups, batch_of, prepare
 from simvq_jax.search.limbs import ONE_LIMB, TWO_LIMBS, split
 
 MAXIMA_BYTES = 512 << 20  # group maxima of a tile
+RERANK_BYTES = 512 << 20  # codes gathered for a tile
 MAX_TILE = 16_384
 RETRY = 512  # tokens with several candidate groups that are scored again together
 # Matrix units add products with less care than a float32 unit: they align to the largest and cut off the rest.
@@ -33,11 +34,22 @@ def search(
     products = ((0, 0), (1, 0)) if exact else ((0, 0), (1, 0), (0, 1))
     # The rest of the tokens; and of the codes, and the product of both second limbs.
     left_out = TWO_LIMBS if exact else 2 * TWO_LIMBS + ONE_LIMB**2
-    slope = left_out + ACCUMULATION * rerank.rounding(codebook.shape[1] * len(products))
+    sums = ACCUMULATION * rerank.rounding(codebook.shape[1] * len(products))
 
     def coarse(u):
         u = jnp.where(jnp.isfinite(u).all(axis=-1, keepdims=True), u, 0.0)  # kernels need not say what they make of it
         return group_maxima(split(u, 2), c_limbs, codes.half_norms, products)
 
-    tile = max(min(MAX_TILE, MAXIMA_BYTES // (4 * codes.group_norms.shape[0])), 128)
-    return rerank.search(tokens, codes, weight, bias, coarse, slope, groups, tile=tile, retry=RETRY)
+    fitting = MAXIMA_BYTES // (4 * codes.group_norms.shape[0]), RERANK_BYTES // (4 * groups.size * codebook.shape[1])
+    return rerank.search(
+        tokens,
+        codes,
+        weight,
+        bias,
+        coarse,
+        rerank.CoarseError(product=left_out + sums, half=sums),
+        groups,
+        tile=max(min(MAX_TILE, *fitting), 128),
+        retry=RETRY,
+        batch=batch_of(platform),
+    )

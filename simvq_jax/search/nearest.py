@@ -32,8 +32,8 @@ def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: S
 
     Returns:
         indices: int32 (...), sq_distance: float32 (...). A token with a NaN or an infinity, or so long that its square
-        overflows (above 1e19), gets index 0 and distance NaN. Such a code never wins; where no code can, index 0 and
-        an infinite distance.
+        overflows (above 1e19; with W that of (z - b) W^T may, too), gets index 0 and distance NaN. Such a code never
+        wins; where no code can, index 0 and an infinite distance.
 
     Raises:
         ValueError: shapes that do not fit, an empty codebook, types other than floats of at most 32 bits, an unknown
@@ -48,7 +48,7 @@ def nearest_allowed_code(z, codebook, allowed, transform=None):
 
 
 def _search(z, codebook, transform, allowed, backend, sizes):
-    _check(z, codebook, transform)
+    _check(z, codebook, allowed, transform)
     d = z.shape[-1]
     tokens = jax.lax.stop_gradient(jnp.asarray(z, jnp.float32)).reshape(-1, d)
     split = jax.lax.stop_gradient({"codebook": _float32_or_bfloat16(codebook), "allowed": allowed})
@@ -63,18 +63,21 @@ def _search(z, codebook, transform, allowed, backend, sizes):
     fold = transform is not None and held.dtype == jnp.float32 and 4 * held.shape[0] * d <= FOLD_BYTES
     if fold:
         held = jax.ShapeDtypeStruct((held.shape[0], d), held.dtype)
-    search = backends.choose(backend, backends.device_of(z), held, sizes)
-    indices, sq_distance = _over_devices(tokens, split, jax.lax.stop_gradient(whole), search, fold)
+    device = backends.device_of(z)
+    search = backends.choose(backend, device, held, sizes)
+    fold_on = device.platform if fold else None
+    indices, sq_distance = _over_devices(tokens, split, jax.lax.stop_gradient(whole), search, fold_on)
     return indices.reshape(z.shape[:-1]), sq_distance.reshape(z.shape[:-1])
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def _over_devices(tokens, split, whole, search, fold: bool):
+def _over_devices(tokens, split, whole, search, fold_on: str | None):
+    """fold_on: the platform, where codes are transformed before the search."""
     divided = placement.codebook_shards() > 1
 
     def on_one_device(tokens, split, whole):
-        if fold:
-            split = {**split, "codebook": effective(split["codebook"], whole["weight"])}
+        if fold_on is not None:
+            split = {**split, "codebook": effective(split["codebook"], whole["weight"], fold_on)}
             tokens, whole = tokens - whole["bias"][None], {"weight": None, "bias": None}
         found = search(tokens, **split, **whole)
         if not divided:
@@ -88,12 +91,20 @@ def _float32_or_bfloat16(codebook):
     return jnp.asarray(codebook, jnp.bfloat16 if codebook.dtype == jnp.bfloat16 else jnp.float32)
 
 
-def _check(z, codebook, transform) -> None:
+def _check(z, codebook, allowed, transform) -> None:
+    if transform is not None and (len(transform) != 2 or transform[0] is None):
+        raise ValueError(
+            "transform must be None or a pair (W, b), of which b alone may be None: give W, or no transform."
+        )
     weight, bias = transform or (None, None)
     named = {"z": z, "codebook": codebook, "W": weight, "b": bias}
     for name, array in named.items():
+        if array is not None and not hasattr(array, "dtype"):
+            raise ValueError(f"{name} is a {type(array).__name__} but must be an array: pass jnp.asarray of it.")
         if array is not None and not (jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize <= 4):
             raise ValueError(f"{name} is {array.dtype} but must be a float of at most 32 bits: cast it to float32.")
+    if allowed is not None and allowed.shape != codebook.shape[:1]:
+        raise ValueError(f"allowed has shape {allowed.shape} but must be {codebook.shape[:1]}, a value for each code.")
     if codebook.ndim != 2 or 0 in codebook.shape:
         raise ValueError(f"codebook has shape {codebook.shape} but must be (K, d) with K, d >= 1.")
     placement.check_divides(codebook.shape[0])

@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from simvq_jax.mesh import make_mesh
-from simvq_jax.search import nearest_allowed_code, nearest_code, take_codes
+from simvq_jax.search import nearest, nearest_allowed_code, nearest_code, take_codes
+from simvq_jax.search.blockwise import Sizes
 
 N, K, D = 203, 1000, 16  # N is no multiple of the devices
 MESHES = ({"codebook": 8}, {"data": 4, "codebook": 2}, {"data": 2, "fsdp": 2, "codebook": 2})
@@ -41,6 +42,17 @@ def on_mesh(mesh, tokens, codebook, transform):
     return tuple(jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip(arrays, specs, strict=True))
 
 
+def lattice(n=N, k=K, d=5):
+    """Tokens halfway between many codes: float32 cannot tell which is nearest."""
+    tokens, codebook, _ = make_problem(n, k, d)
+    return (np.round(tokens * 2) + 0.5) * np.float32(0.1), np.round(codebook * 2) * np.float32(0.1)
+
+
+@pytest.fixture(params=[0, 4 << 20], ids=["transformed on the way", "transformed first"])
+def fold_bytes(request, monkeypatch):
+    monkeypatch.setattr(nearest, "FOLD_BYTES", request.param)
+
+
 def hard_codebooks():
     _, codebook, _ = make_problem()
     yield "random", codebook
@@ -51,8 +63,23 @@ def hard_codebooks():
     yield "half of the codes are NaN", with_nan
 
 
+@pytest.mark.parametrize("axes", MESHES[:2], ids=str)
+def test_near_ties_are_decided_as_by_the_whole_codebook(axes):
+    tokens, codebook = lattice()
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0].astype(np.float32)
+    for z, c in ((tokens, codebook), (tokens @ rotation, codebook @ rotation), (tokens * 1e-3, codebook)):
+        expected = nearest_code(z, c)
+        for sizes in (Sizes(64, K, 1, 8), Sizes(32, 256, 32, 16)):
+            for a, b in zip(nearest_code(z, c, backend="blockwise", sizes=sizes), expected, strict=True):
+                np.testing.assert_array_equal(a, b)
+        with mesh_of(**axes):
+            got = jax.jit(nearest_code)(z, c)
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("axes", MESHES, ids=str)
-def test_the_answer_is_that_of_the_whole_codebook(axes):
+def test_the_answer_is_that_of_the_whole_codebook(axes, fold_bytes):
     tokens, _, transform = make_problem()
     tokens[5, 3], tokens[6, 0] = np.nan, np.inf
     for name, codebook in hard_codebooks():
