@@ -176,10 +176,10 @@ def _cells(row: dict[str, Any]) -> list[object]:
 
 
 def _numbers(text: str, flag: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--{flag} is {text!r} but must be whole numbers separated by commas.") from None
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"--{flag} is {text!r} but must be whole numbers from 1 on, separated by commas.")
+    return [int(part) for part in parts]
 
 
 def main(**flags) -> None:
@@ -187,6 +187,8 @@ def main(**flags) -> None:
     unknown = set(settings.passes.split(",")) - {"forward", "backward"}
     if unknown:
         raise ValueError(f"--passes has {', '.join(sorted(unknown))} but knows forward and backward.")
+    if settings.tokens < 1 or settings.repeats < 1:
+        raise ValueError(f"--tokens is {settings.tokens} and --repeats {settings.repeats} but both must be at least 1.")
     report = Report(settings.out)
     sizes, dims = _numbers(settings.codebook_sizes, "codebook_sizes"), _numbers(settings.dims, "dims")
     for kind, d, k in itertools.product(settings.data.split(","), dims, sizes):

@@ -22,12 +22,14 @@ cd "$root"
 
 if [ "${CHECK_ON_CPU:-}" = 1 ]; then
   export JAX_PLATFORMS=cpu
+  cases=(--most_codes=600)
   grid=(--codebook_sizes=256,1024 --dims=8 --tokens=64 --repeats=2)
   peers=(--codebook_sizes=256 --dims=8 --tokens=64 --repeats=2 --peers=naive_jnp)
   step=(--settings=small --codebook_sizes=64 --batch_size=2 --repeats=1)
   training=(--config.steps=2 --config.batch_size=4 --config.model.width=8 --config.model.norm_groups=8
     --config.quantizer.codebook_size=64 --config.quantizer.region_sources=64 --config.data.eval_limit=64)
 else
+  cases=()
   grid=(--codebook_sizes=1024,8192,65536,262144,1048576 --dims=128,64,256,8,512 --tokens=16384 --repeats=20)
   peers=(--codebook_sizes=65536,1024 --dims=128 --tokens=16384 --repeats=20
     --peers=naive_jnp,torch_cdist,torch_official,torch_official_compiled,vector_quantize_pytorch)
@@ -96,7 +98,7 @@ part() {
 }
 
 part kernels "$seconds_kernels" benchmarks.device_check \
-  "$PYTHON" -m benchmarks.device_check --out="$out/kernels.json"
+  "$PYTHON" -m benchmarks.device_check "${cases[@]}" --out="$out/kernels.json"
 part search "$seconds_search" benchmarks.search \
   "$PYTHON" -m benchmarks.search "${grid[@]}" --peers=none --passes=forward --memory_gb=40 --out="$out/search.json"
 if [ -f "$out/search.json" ]; then

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from simvq_jax.search import rerank
 from simvq_jax.search.codes import HIGHEST, Codes, Groups, batch_of, prepare
 
-MAXIMA_BYTES = 32 << 20  # group maxima of a tile
+MAXIMA_BYTES = 64 << 20  # group maxima of a tile
 RERANK_BYTES = 32 << 20  # codes gathered for a tile
 
 
@@ -70,11 +70,11 @@ def _group_maxima(u, codes: Codes, groups: Groups):
 
     def block_maxima(rows_and_halves):
         rows, halves = rows_and_halves
-        products = jnp.dot(u, rows.astype(jnp.float32).T, precision=HIGHEST)
+        rows = jnp.where(halves[:, None] < jnp.inf, rows.astype(jnp.float32), 0.0)  # NaN - inf is no -inf
+        products = jnp.dot(u, rows.T, precision=HIGHEST)
         if groups.size == 1:
             return products
-        scores = jnp.where(halves[None] < jnp.inf, products - halves[None], -jnp.inf)
-        return scores.reshape(-1, groups.size, groups.stride).max(axis=1)
+        return (products - halves[None]).reshape(-1, groups.size, groups.stride).max(axis=1)
 
     blocks = rows, codes.half_norms.reshape(-1, groups.block)
     if rows.shape[0] == 1:  # then what follows can be fused with it
