@@ -22,9 +22,8 @@ import pytest
 from absl import flags
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tests build the same small programs over and over: each compiles once a session, whichever worker needs it.
-os.environ.setdefault("SIMVQ_JAX_TEST_CACHE", tempfile.mkdtemp(prefix="simvq_jax_tests_"))
-jax.config.update("jax_compilation_cache_dir", os.environ["SIMVQ_JAX_TEST_CACHE"])
+# Tests build the same small programs over and over: each compiles once a session.
+jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="simvq_jax_tests_"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 if not flags.FLAGS.is_parsed():  # grain reads absl flags

@@ -32,7 +32,7 @@ def test_load_gives_the_newest_weights_and_the_config(trained_run, tokenizer):
     assert isinstance(tokenizer, simvq_jax.Tokenizer)
     assert tokenizer.step == 4 and tokenizer.factor == F
     assert tokenizer.config.quantizer.codebook_size == K and tuple(tokenizer.config.model.multipliers) == (1, 1, 2)
-    assert set(tokenizer.variables) == {"params", "codebook"}
+    assert set(tokenizer.variables) == {"params", "codebook", "codebook_stats"}
     assert tokenizer.variables["codebook"]["quantizer"]["basis"].shape == (K, D)
     again = simvq_jax.load(str(trained_run))
     jax.tree.map(np.testing.assert_array_equal, again.variables, tokenizer.variables)

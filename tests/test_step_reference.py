@@ -299,14 +299,18 @@ def test_generator_loss_with_lpips_and_the_adaptive_weight(losses: dict, play, p
 
     The stored pixel gradient holds the two that the official code takes for its weight in addition; here it is put
     together from its pieces instead. It passes rectifiers of LPIPS that are on the edge, so it agrees to 5e-4 of
-    its largest value (observed: 1e-4); that of the last layer, a sum over all pixels, to 2e-5 (observed: 5e-6).
+    its largest value (observed: 1e-4), but for the pixels under one that falls to the other side on
+    another CPU; that of the last layer, a sum over all pixels, to 2e-5 (observed: 5e-6). Of such
+    gradients the weight is a ratio: to 2e-4 (observed: 1e-5 on a CPU with AVX-512, 5e-5 on one without).
     """
     figures, grads, _ = play(WEIGHTS._replace(lpips=1.0, adversarial=1.0, adaptive=True), 0)
-    check_generator_log(losses, "adaptive_percep1", figures)
+    check_generator_log(losses, "adaptive_percep1", figures, weight_rtol=2e-4)
     weight = official_generator_log(losses)["adaptive_percep1:d_weight"]
     stored = nhwc(losses["gen_adaptive_percep1_dloss_dxrec"])
     close_to_largest(stored, 2 * pieces.reconstruction + (1 + weight) * pieces.adversarial, 2e-5)
-    close_to_largest(grads["shift"], pieces.reconstruction + weight * pieces.adversarial, 5e-4)
+    expected = pieces.reconstruction + weight * pieces.adversarial
+    error = np.abs(grads["shift"] - expected) / np.abs(expected).max()
+    assert np.quantile(error, 0.95) < 5e-4 and error.max() < 2e-2
     close_to_largest(last_kernel(grads), losses["gen_adaptive_percep1_grad_conv_out"], 2e-5)
 
 
@@ -324,10 +328,16 @@ def official_generator_log(losses: dict) -> dict[str, float]:
     return dict(zip(losses["gen_log_names"].tolist(), losses["gen_log_f64"].tolist(), strict=True))
 
 
-def check_generator_log(losses: dict, setting: str, figures: dict[str, float]) -> None:
-    """Every figure that the official loss logs in this setting and ours has, to float32 rounding."""
+def check_generator_log(losses: dict, setting: str, figures: dict[str, float], weight_rtol: float = 1e-5) -> None:
+    """Every figure that the official loss logs in this setting and ours has, to float32 rounding.
+
+    weight_rtol: of the adversarial weight, and of what it is a factor of.
+    """
     log = {"perceptual_loss": 0.0} | official_log(figures)
     names = ("total_loss", "commit_loss", "nll_loss", "reconstruct_loss", "perceptual_loss", "d_weight", "g_loss")
+    of_weight = weight_rtol * abs(official_generator_log(losses)[f"{setting}:g_loss"])
     for name in names:
         expected = official_generator_log(losses)[f"{setting}:{name}"]
-        np.testing.assert_allclose(log[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
+        rtol = weight_rtol if name == "d_weight" else 1e-5
+        atol = of_weight if name in ("total_loss", "g_loss") else 0.0
+        np.testing.assert_allclose(log[name], expected, rtol=rtol, atol=atol + 1e-7, err_msg=name)

@@ -222,7 +222,9 @@ def test_every_key_is_read(tmp_path):
     from simvq_jax.cli import flatten
 
     read = set()
-    simvq, vq = tiny_config(), tiny_config(quantizer__kind="vq")
+    simvq = tiny_config()
     train.train(Spy(simvq, read), tmp_path / "simvq")
-    build.build_quantizer(Spy(vq, read), jnp.float32)
+    for kind in build.QUANTIZERS:
+        other = tiny_config(quantizer__kind=kind, quantizer__levels=(4, 4), quantizer__codebook_size=16)
+        build.build_quantizer(Spy(other, read), jnp.float32)
     assert set(flatten(simvq)) - read == set()

@@ -9,12 +9,13 @@ dimensions, LFQ, SimVQ with the paper's single rate and loss, and with this proj
 """
 
 import math
+from typing import Any
 
 from configs import quickstart
 
 SIZES = (1024, 8192, 65_536)
 FSQ_LEVELS = ((8, 5, 5, 5), (8, 8, 8, 16), (8, 8, 8, 8, 16))  # as FSQ's paper has them: about as many codes
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "vq": {"kind": "vq"},
     "ema_vq": {"kind": "ema_vq", "codebook_init": "normal"},
     "ema_vq_restart": {"kind": "ema_vq", "codebook_init": "normal", "restart_after": 65_536},

@@ -1,6 +1,7 @@
 """Quantizers made of quantizers: one after the other on what is left, or side by side on parts of a token."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -132,7 +133,7 @@ class ProductQuantizer(_Compound):
             start += stage.dim
         out = self.joined(z, jnp.concatenate([out.z_q.astype(jnp.float32) for out in outs], axis=-1), outs)
         z_q = jnp.concatenate([part.z_q for part in outs], axis=-1).astype(self.dtype or z.dtype)
-        return out.replace(z_q=z_q)  # each part by its own estimator
+        return replace(out, z_q=z_q)  # each part by its own estimator
 
     def lookup(self, indices):
         """The stages' codes side by side: int (..., stages) -> (..., d) float32."""

@@ -1,5 +1,7 @@
 """A codebook that follows the tokens' moments in closed form: SimVQ's layer without a learning rate."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 
@@ -45,7 +47,7 @@ class MomentVQ(NearestCode):
         if train and not self.is_initializing():
             self._follow(jax.lax.stop_gradient(tokens).reshape(-1, self.dim), weight.reshape(-1))
         out = super().quantize(tokens, weight, train)
-        return out.replace(loss=self.beta * out.losses["commitment"])
+        return replace(out, loss=self.beta * out.losses["commitment"])
 
     def _follow(self, tokens, weight):
         """Takes the batch into the moments, before it is quantized. tokens: (N, d), weight: (N,)."""

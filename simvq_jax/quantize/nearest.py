@@ -1,5 +1,6 @@
 """Quantizers that pick the nearest code of a codebook."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -45,7 +46,7 @@ class NearestCode(Quantizer):
         """
         weight = self.weights_of(z, mask)
         out = self.quantize(counted_tokens(z, mask), weight, train)
-        return out.replace(z_q=out.z_q.astype(self.dtype or z.dtype))
+        return replace(out, z_q=out.z_q.astype(self.dtype or z.dtype))
 
     def quantize(self, tokens, weight, train: bool) -> Quantized:
         """tokens: float32 (..., d_code) in the space of the codes; weight: (...), 1 = counts."""

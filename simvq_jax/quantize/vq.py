@@ -1,5 +1,7 @@
 """Codebooks of free vectors: vanilla VQ, the baseline that collapses, and two early cures."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 
@@ -63,7 +65,7 @@ class EMAVQ(NearestCode):
         out = super().quantize(tokens, weight, train)
         if train and not self.is_initializing():
             self._follow(tokens.reshape(-1, self.dim), out.indices.reshape(-1), weight.reshape(-1))
-        return out.replace(loss=self.beta * out.losses["commitment"])
+        return replace(out, loss=self.beta * out.losses["commitment"])
 
     def _follow(self, tokens, indices, weight):
         """Moves the codes: tokens (N, d), indices (N,), weight (N,)."""
@@ -112,7 +114,7 @@ class FactorizedVQ(NearestCode):
         """As `NearestCode.__call__`."""
         weight = self.weights_of(z, mask)
         out = self.quantize(unit(self.project_in(counted_tokens(z, mask))), weight, train)
-        return out.replace(z_q=self.project_out(out.z_q).astype(self.dtype or z.dtype))
+        return replace(out, z_q=self.project_out(out.z_q).astype(self.dtype or z.dtype))
 
     def codebook(self):
         return self.project_out(super().codebook())

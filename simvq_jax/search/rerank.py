@@ -110,11 +110,11 @@ def _search_tile(v, codes: Codes, weight, coarse, error: CoarseError, groups: Gr
         own = jax.tree.map(lambda a: a[chosen], tokens)
         upper, _ = bounds(maxima[chosen], own)
         ids = jnp.sort(groups.members(jax.lax.top_k(upper, few)[1]).reshape(retry, -1), axis=-1)
-        return _nearest(own, codes, weight, *_largest(_scores(own.u, codes, ids), ids), batch)
+        return _nearest(own, codes, weight, _largest(_scores(own.u, codes, ids), ids), batch)
 
     def among_all(chosen):
         own = jax.tree.map(lambda a: a[chosen], tokens)
-        return _nearest(own, codes, weight, *_largest_of_all(own.u, codes), batch)
+        return _nearest(own, codes, weight, _largest_of_all(own.u, codes), batch)
 
     indices = _replaced(indices, searchable & (several | close) & ~many, among_few, retry)
     indices = _replaced(indices, many, among_all, retry)
@@ -205,14 +205,15 @@ def _largest_of_all(u, codes: Codes):
         return _largest(jnp.where(ids >= number * block, _scores(u, codes, ids), -jnp.inf), ids)
 
     def larger_of(number, largest):
-        both = zip(largest, largest_of(number), strict=True)
-        return _largest(*(jnp.concatenate(pair, axis=-1) for pair in both), min(NEAR_TIES, block))
+        both = [jnp.concatenate(pair, axis=-1) for pair in zip(largest, largest_of(number), strict=True)]
+        return _largest(both[0], both[1], min(NEAR_TIES, block))
 
     return jax.lax.fori_loop(1, -(-k // block), larger_of, largest_of(0))
 
 
-def _nearest(tokens: _Tile, codes: Codes, weight, scores, ids, batch: int):
-    """The nearest of the codes too close to the first, by the direct difference. scores, ids: (T, n) -> (T,)."""
+def _nearest(tokens: _Tile, codes: Codes, weight, largest, batch: int):
+    """The nearest of the codes too close to the first, by the direct difference. largest: as `_largest` -> (T,)."""
+    scores, ids = largest
     rivals = ids.shape[1]
     v = jnp.repeat(tokens.v, rivals, axis=0)
     sq_distance = _sq_distance(v, ids.reshape(-1), codes, weight, batch).reshape(ids.shape)

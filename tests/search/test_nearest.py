@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from simvq_jax.mesh import make_mesh
-from simvq_jax.search import blockwise, nearest, nearest_allowed_code, nearest_code, rerank
+from simvq_jax.search import backends, blockwise, nearest, nearest_allowed_code, nearest_code, rerank
 from simvq_jax.search.blockwise import Sizes
 
 
@@ -292,6 +292,25 @@ def test_input_that_does_not_fit(arguments, sentence):
 def test_options_that_do_not_apply(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         nearest_code(zeros(1, 2), zeros(1, 2), **options)
+
+
+def test_no_array_over_tokens_and_codes():
+    n, k, d = 4096, 65_536, 128
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((n, d), (k, d), (d, d), (d,))]
+    compiled = jax.jit(lambda z, c, w, b: nearest_code(z, c, (w, b))).lower(*shapes).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 140e6 < 4 * n * k
+
+
+def test_a_device_without_its_kernel_is_told_once(monkeypatch, caplog):
+    z, codebook, _ = random_problem(21, 4, 30, 8)
+    monkeypatch.setitem(backends.KERNEL_OF_PLATFORM, "cpu", "hopper")
+    backends.choose.cache_clear()
+    with caplog.at_level("WARNING", logger="simvq_jax"):
+        for k in (30, 20):
+            nearest_code(z, codebook[:k])
+    (record,) = caplog.records
+    assert "'blockwise' instead of 'hopper': it needs a Hopper GPU" in record.message
+    backends.choose.cache_clear()
 
 
 def test_no_tokens():
