@@ -1,7 +1,6 @@
 """Quantizers made of quantizers: one after the other on what is left, or side by side on parts of a token."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -36,10 +35,11 @@ class _Compound(Quantizer):
                 f"indices have shape {indices.shape} but must be (..., {len(self.stages)}), an index of every stage."
             )
 
-    def joined(self, z, values, outs) -> Quantized:
-        """One result of all: straight through, losses averaged over the stages."""
-        losses = jax.tree.map(lambda *each: sum(each) / len(each), *[out.losses for out in outs])
-        z_q = straight_through(z.astype(jnp.float32), values).astype(self.dtype or z.dtype)
+    def joined(self, z, z_q, outs) -> Quantized:
+        """One result of all, losses averaged over the stages; one that a stage has not counts as 0."""
+        names = dict.fromkeys(name for out in outs for name in out.losses)
+        losses = {name: sum(out.losses.get(name, 0.0) for out in outs) / len(outs) for name in names}
+        z_q = z_q.astype(self.dtype or z.dtype)
         indices = jnp.stack([out.indices for out in outs], axis=-1)
         return Quantized(z_q, indices, losses, sum(out.loss for out in outs) / len(outs))
 
@@ -85,7 +85,7 @@ class ResidualQuantizer(_Compound):
             if active is not None:
                 code = jnp.where((number < active)[..., None], code, 0.0)
             values, left = values + code, left - code
-        return self.joined(z, values, outs)
+        return self.joined(z, straight_through(z.astype(jnp.float32), values), outs)
 
     def lookup(self, indices):
         """Sum of the stages' codes: int (..., n) -> (..., d) float32, n from 1 to all stages: the first n are used.
@@ -131,9 +131,7 @@ class ProductQuantizer(_Compound):
         for stage in self.stages:
             outs.append(stage(z[..., start : start + stage.dim], mask=mask, train=train))
             start += stage.dim
-        out = self.joined(z, jnp.concatenate([out.z_q.astype(jnp.float32) for out in outs], axis=-1), outs)
-        z_q = jnp.concatenate([part.z_q for part in outs], axis=-1).astype(self.dtype or z.dtype)
-        return replace(out, z_q=z_q)  # each part by its own estimator
+        return self.joined(z, jnp.concatenate([out.z_q for out in outs], axis=-1), outs)
 
     def lookup(self, indices):
         """The stages' codes side by side: int (..., stages) -> (..., d) float32."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simvq_jax.quantize import FSQ, VQ, ProductQuantizer, ResidualQuantizer, SimVQ
+from simvq_jax.quantize import FSQ, LFQ, VQ, ProductQuantizer, ResidualQuantizer, SimVQ
 
 D = 6
 TOKENS = np.random.default_rng(0).standard_normal((4, 5, D), np.float32)
@@ -116,6 +116,16 @@ def test_a_product_quantizes_each_part():
     assert module.dim == D and module.codebook_size == (16, 8, 5)
     np.testing.assert_array_equal(out.z_q, module.apply(variables, out.indices, method="lookup"))
     assert [c.shape for c in module.apply(variables, method="codebook")] == [(16, 2), (8, 3), (5, 1)]
+
+
+def test_stages_of_different_kinds_may_have_different_losses():
+    module, variables = made(ProductQuantizer((LFQ(8, 3), VQ(8, 3, codebook_init="normal"))))
+    out = module.apply(variables, TOKENS)
+    own = {name: tree["stages_0"] for name, tree in variables.items() if "stages_0" in tree}
+    alone = module.stages[0].apply(own, TOKENS[..., :3])
+    np.testing.assert_allclose(out.losses["entropy"], alone.losses["entropy"] / 2, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"indices have shape \(4, 3\) but must be \(..., 2\)"):
+        module.apply(variables, jnp.zeros((4, 3), jnp.int32), method="lookup")
 
 
 def test_masked_tokens_do_not_count():
