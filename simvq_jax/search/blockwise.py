@@ -30,10 +30,12 @@ class Sizes(NamedTuple):
 def choose_sizes(k: int, d: int, platform: str) -> Sizes:
     """Sizes that keep a block's scores in cache, and balance maxima to look through against codes to score again.
 
-    A token looks through k / group maxima and gathers group * d numbers; the factor 2 was measured on a CPU.
+    A token looks through k / group maxima and gathers group * d numbers; the factor 2 was measured on a CPU. Groups of
+    two save less than a second look at them costs.
     """
     balance = math.log2(max(2 * k / d, 1)) / 2
     group = 2 ** min(round(balance), 6 if k >= 500_000 else 5)
+    group = 1 if group == 2 else group
     tile, block, retry = (max(1024, 2**20 // k), 2048, 16) if platform == "cpu" else (8192, 16_384, 512)
     block = min(block, -(-k // group) * group)
     tile = min(tile, MAXIMA_BYTES * group // (4 * k), RERANK_BYTES // (4 * group * d))

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from simvq_jax.search.codes import HIGHEST, Codes, Groups, in_equal_batches
 
 FEW_GROUPS = 12  # a token with more candidate groups is scored against every code
-SCAN_CODES = 2048  # codes that a scan of every code scores at once
+SCAN_NUMBERS = 2**20  # of the codes' numbers that a scan of every code gathers at once, or more:
+SCAN_CODES = 256  # at least so many codes of every token
 NEAR_TIES = 32  # codes too close to tell by score that are compared directly; of more, the first by score
 NO_CODE = jnp.iinfo(jnp.int32).max
 EPS = float(jnp.finfo(jnp.float32).eps)
@@ -195,8 +196,8 @@ def _largest(scores, ids, count: int = NEAR_TIES):
 
 def _largest_of_all(u, codes: Codes):
     """`_largest` over the whole codebook, for a few tokens. u: (n, d_basis)."""
-    k = codes.rows.shape[0]
-    block = min(SCAN_CODES, k)
+    k, d = codes.rows.shape
+    block = min(max(SCAN_NUMBERS // (u.shape[0] * d), SCAN_CODES), k)
 
     def largest_of(number):
         ids = jnp.minimum(number * block, k - block) + jnp.arange(block, dtype=jnp.int32)
