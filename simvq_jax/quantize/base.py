@@ -43,13 +43,26 @@ class Affine(nn.Module):
         def uniform(key, shape):
             return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
-        self.kernel = self.param("kernel", uniform, (self.in_features, self.out_features))
-        self.bias = self.param("bias", uniform, (self.out_features,)) if self.use_bias else None
+        self.param("kernel", uniform, (self.in_features, self.out_features))
+        if self.use_bias:
+            self.param("bias", uniform, (self.out_features,))
+
+    def weights(self):
+        """W: (in_features, out_features), and b: (out_features,) or None."""
+        read = self.get_variable
+        return read("params", "kernel"), read("params", "bias") if self.use_bias else None
+
+    def start_at(self, kernel, bias) -> None:
+        """Replaces what the parameters start from, during `init`."""
+        self.put_variable("params", "kernel", kernel)
+        if self.use_bias:
+            self.put_variable("params", "bias", bias)
 
     def __call__(self, x):
         """x: (..., in_features) -> (..., out_features), float32."""
-        y = jnp.dot(x, self.kernel, precision=HIGHEST)
-        return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
+        kernel, bias = self.weights()
+        y = jnp.dot(x, kernel, precision=HIGHEST)
+        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
 def mean_square(difference, weight):
@@ -77,6 +90,11 @@ class Quantizer(nn.Module):
     Collections: `codebook_stats` holds what a training step changes: `age` int32 (K,), tokens seen since the code
     was last selected, and `usage` float32 (K,), selections with exponential forgetting over USAGE_WINDOW tokens.
     """
+
+    @property
+    def start_tokens(self) -> int:
+        """Tokens that `init` should be given, where it looks at their values; 0 = it does not."""
+        return 0
 
     def check_fields(self):
         for name in ("codebook_size", "dim"):

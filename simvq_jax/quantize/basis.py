@@ -30,6 +30,42 @@ def draw_from_seed(seed: int, shape, init: str):
     return table[levels.astype(jnp.int32)]
 
 
+def check_features(path: str, shape) -> None:
+    """Raises FileNotFoundError or ValueError unless the file holds finite floats (K, d), as `features` needs."""
+    rows = _open_features(path)
+    if rows.shape != tuple(shape) or not np.issubdtype(rows.dtype, np.floating):
+        raise ValueError(
+            f"{path} holds {rows.dtype} {rows.shape} but must hold floats {tuple(shape)}, a row a code: change"
+            " quantizer.codebook_size or quantizer.basis_dim, or give another file."
+        )
+    bad = int(np.sum(~np.isfinite(rows).all(axis=1)))
+    if bad:
+        raise ValueError(f"{path} has {bad} rows that are not finite, codes that could never be chosen: replace them.")
+
+
+def features(path: str, shape):
+    """Rows of a .npy file, centred and scaled to mean square length 1, as the random rows are: (K, d) float32.
+
+    The file is read when the array is computed: tracing for shapes alone needs none.
+    """
+
+    def read() -> np.ndarray:
+        rows = np.asarray(_open_features(path), np.float32)
+        rows = rows - rows.mean(axis=0)
+        return (rows / np.sqrt(np.mean(np.sum(rows**2, axis=1)))).astype(np.float32)
+
+    return jax.pure_callback(read, jax.ShapeDtypeStruct(tuple(shape), jnp.float32))
+
+
+def _open_features(path: str) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: give a .npy file of features, a row a code.") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is no .npy file of numbers ({error}): give features, a row a code.") from error
+
+
 @functools.cache
 def _quantiles(init: str) -> np.ndarray:
     shares = (np.arange(LEVELS) + 0.5) / LEVELS

@@ -21,6 +21,10 @@ class _Compound(Quantizer):
         """K of every stage."""
         return tuple(stage.codebook_size for stage in self.stages)
 
+    @property
+    def start_tokens(self) -> int:
+        return max(stage.start_tokens for stage in self.stages)
+
     def check_stages(self):
         if not self.stages:
             raise ValueError("stages is empty but must hold at least one quantizer.")

@@ -1,13 +1,18 @@
 """SimVQ: a frozen basis under one learned linear layer, so that every update moves every code."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import Affine, count_codes
-from simvq_jax.quantize.basis import INITS, draw, draw_from_seed
-from simvq_jax.quantize.nearest import NearestCode
+from simvq_jax.quantize.base import Affine, Quantized, count_codes, mean_square
+from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features
+from simvq_jax.quantize.nearest import NearestCode, apply_transform
 from simvq_jax.search import nearest_allowed_code, take_codes
+
+START_TOKENS = 4096  # enough for their mean and spread
+REGION_CODES = 8192  # out of use, that a step may pull: more would cost as much as the search itself
 
 
 class SimVQ(NearestCode):
@@ -26,6 +31,11 @@ class SimVQ(NearestCode):
             search's time on matrix units.
         basis_seed: None draws C by the key of `init`; a number draws it from that alone, the same on every platform,
             so that C need not be stored.
+        basis_file: a .npy file whose rows, centred and scaled, are C instead: the frozen features under a projector of
+            VQGAN-LC (2406.11837). See `features` of basis.py.
+        start_scale: None starts W and b as torch.nn.Linear does, as the paper; a number has `init` match them to the
+            tokens that it is given: the codes are centred on those, at this multiple of their root mean square
+            distance from their mean. Give `init` real tokens then; of tokens that are all equal it takes the centre.
         trainable_basis: put C among the parameters (`params/basis`), the paper's ablation.
         codebook_loss: "token", the paper's mean over tokens, or "region" (see `_region_loss`), which also pulls
             codes that are out of use. In training it needs `rngs={"quantizer": key}`.
@@ -39,6 +49,8 @@ class SimVQ(NearestCode):
     basis_init: str = "normal"
     basis_dtype: str = "float32"
     basis_seed: int | None = None
+    basis_file: str | None = None
+    start_scale: float | None = None
     trainable_basis: bool = False
     codebook_loss: str = "token"
     activity_share: float = 0.25
@@ -55,6 +67,8 @@ class SimVQ(NearestCode):
             self.basis = self.param("basis", lambda key: draw(key, self.basis_shape, self.basis_init))
         else:
             self.frozen_basis = self.variable("codebook", "basis", self._frozen_basis)
+        if self.start_scale is not None and not 0 < self.start_scale < math.inf:
+            raise ValueError(f"start_scale is {self.start_scale} but must be above 0 and finite, or None.")
         if self.hidden < 0:
             raise ValueError(
                 f"hidden is {self.hidden} but must be 0, for a linear layer, or the width of a hidden one."
@@ -63,6 +77,10 @@ class SimVQ(NearestCode):
             self.transform_hidden = Affine(self.basis_shape[1], self.hidden)
         self.transform = Affine(self.hidden or self.basis_shape[1], self.dim, self.use_bias)
         self.make_stats()
+
+    @property
+    def start_tokens(self) -> int:
+        return START_TOKENS if self.start_scale is not None else 0
 
     @property
     def basis_shape(self) -> tuple[int, int]:
@@ -76,6 +94,8 @@ class SimVQ(NearestCode):
         return draw_from_seed(self.basis_seed, self.basis_shape, self.basis_init).astype(self.basis_dtype)
 
     def _frozen_basis(self):
+        if self.basis_file is not None:
+            return features(self.basis_file, self.basis_shape).astype(self.basis_dtype)
         if self.basis_seed is None:
             return draw(self.make_rng("params"), self.basis_shape, self.basis_init).astype(self.basis_dtype)
         return self.seeded_basis()
@@ -87,14 +107,37 @@ class SimVQ(NearestCode):
             raise ValueError(f"basis_dtype is {self.basis_dtype!r} but must be 'float32' or 'bfloat16'.")
         if self.basis_seed is not None and not 0 <= self.basis_seed < 2**32:
             raise ValueError(f"basis_seed is {self.basis_seed} but must lie in [0, 2^32), or be None.")
+        if self.basis_file is not None and (self.trainable_basis or self.basis_seed is not None):
+            raise ValueError(
+                f"basis_file is {self.basis_file!r} but trainable_basis {self.trainable_basis} and basis_seed"
+                f" {self.basis_seed}: features are frozen and not drawn, so set those to False and None."
+            )
         if self.trainable_basis and (self.basis_dtype != "float32" or self.basis_seed is not None):
             raise ValueError(
                 f"trainable_basis has basis_dtype {self.basis_dtype!r} and basis_seed {self.basis_seed} but needs"
                 " 'float32' and None: a basis that trains takes steps finer than bfloat16, away from what a seed gives."
             )
 
+    def quantize(self, tokens, weight, train: bool) -> Quantized:
+        if self.is_initializing() and self.start_scale is not None:
+            self._match(tokens.reshape(-1, self.dim), weight.reshape(-1), self.start_scale)
+        return super().quantize(tokens, weight, train)
+
+    def _match(self, tokens, weight, scale: float):
+        """Scales and centres the transform as `start_scale` says. tokens: (N, d), weight: (N,), 1 = counts.
+
+        b is the centre itself: what the mean of C adds then shrinks and grows with W.
+        """
+        kernel, _ = self.transform.weights()
+        centre = jnp.sum(tokens * weight[:, None], axis=0) / jnp.maximum(jnp.sum(weight), 1.0)
+        codes = apply_transform(self.codes()[0], (kernel, None))
+        spread = mean_square(tokens - centre[None], weight)
+        spread_of_codes = mean_square(codes - jnp.mean(codes, axis=0, keepdims=True), jnp.ones(len(codes)))
+        factor = jnp.where(spread > 0, scale * jnp.sqrt(spread / spread_of_codes), 1.0)
+        self.transform.start_at(factor * kernel, centre)
+
     def codes(self):
-        return self._features(self._rows()), (self.transform.kernel, self.transform.bias)
+        return self._features(self._rows()), self.transform.weights()
 
     def take(self, indices):
         return self.transform(self._features(take_codes(self._rows(), indices)).astype(jnp.float32))
@@ -114,9 +157,9 @@ class SimVQ(NearestCode):
     def _region_loss(self, tokens, q, indices, weight, counts):
         """Mean over targets of ||q_k - target||^2 / d (after StableVQ, 2609.26774).
 
-        A selected code's target is the mean of its tokens. Sampled tokens, and so regions in proportion to
-        their tokens, each lend themselves as target to the nearest code out of use. A code that is hardly used, yet
-        selected in this step, may have both targets.
+        A selected code's target is the mean of its tokens. Sampled tokens, and so regions in proportion to their
+        tokens, each lend themselves as target to the nearest code out of use, of REGION_CODES of those, drawn anew. A
+        code that is hardly used, yet selected in this step, may have both targets.
         ||q - mean||^2 differs from the mean of ||q - token||^2 by the tokens' variance, which has no gradient,
         so weighting each token by 1 / count gives the same gradient without forming the K x d means.
         """
@@ -127,17 +170,29 @@ class SimVQ(NearestCode):
         targets = jnp.sum(counts > 0)
 
         sources, source_weight = self._sample_sources(flat, flat_weight)
-        usage = self.usage.value
-        unused = usage < self.activity_share * jnp.mean(usage)
-        rows, transform = self.codes()
-        nearest, _ = nearest_allowed_code(sources, rows, unused, transform)
-        source_weight = source_weight * unused[nearest]
+        idle, is_idle = self._idle_codes()
+        rows = self._features(take_codes(self._rows(), idle))
+        nearest, _ = nearest_allowed_code(sources, rows, is_idle, self.transform.weights())
+        source_weight, nearest = source_weight * is_idle[nearest], idle[nearest]
         source_counts = count_codes(nearest, source_weight, self.codebook_size)
         source_share = source_weight / jnp.maximum(source_counts[nearest], 1.0)
         gap = sources - self.lookup(nearest)
         pulled += jnp.sum(source_share * jnp.sum(gap * gap, axis=-1)) / self.dim
         targets += jnp.sum(source_counts > 0)
         return pulled / jnp.maximum(targets, 1)
+
+    def _idle_codes(self):
+        """Up to REGION_CODES codes out of use, from a random one on: int32 (n,), and which of them are: bool (n,)."""
+        usage, k = self.usage.value, self.codebook_size
+        unused = usage < self.activity_share * jnp.mean(usage)
+        size = min(REGION_CODES, k)
+        if size == k:
+            return jnp.arange(k, dtype=jnp.int32), unused
+        total, before = jnp.sum(unused, dtype=jnp.int32), jnp.cumsum(unused, dtype=jnp.int32) - unused
+        first = before[jax.random.randint(self.make_rng("quantizer"), (), 0, k)]
+        place = jnp.where(unused, (before - first) % jnp.maximum(total, 1), size)
+        idle = jnp.zeros((size,), jnp.int32).at[place].set(jnp.arange(k, dtype=jnp.int32), mode="drop")
+        return idle, jnp.arange(size) < total
 
     def _sample_sources(self, flat, weight):
         """One random token of each of up to `region_sources` equal runs: (S, d), (S,).

@@ -6,34 +6,66 @@ import jax
 import jax.numpy as jnp
 
 from simvq_jax.quantize.base import Affine, Quantized, count_codes, counted_tokens
+from simvq_jax.quantize.kmeans import kmeans, random_tokens
 from simvq_jax.quantize.nearest import NearestCode
+
+KMEANS = "kmeans"
 
 
 class VQ(NearestCode):
     """VQ-VAE's quantizer (van den Oord et al., 2017, 1711.00937): every code is a free parameter.
 
     Only selected codes receive a gradient, so most codes of a large codebook die. Contract and fields as in
-    `NearestCode`; `codebook_init` as in `draw_rows`. The codebook is `params/codebook`: (K, d).
+    `NearestCode`. The codebook is `params/codebook`: (K, d).
+
+    Fields:
+        codebook_init: as in `draw_rows`, or "kmeans" of the tokens that `init` is given.
+        restart_after: tokens of training that pass a code by before it is moved to a random one of the batch (Jukebox,
+            2005.00341, section 3.1); 0 = never. In training that needs `rngs={"quantizer": key}`. What restarts add to
+            the codes is `codebook_stats/moved` (K, d), so quantizing needs it too.
     """
 
     codebook_init: str = "uniform"
+    restart_after: int = 0
+
+    @property
+    def start_tokens(self) -> int:
+        return kmeans_tokens(self)
 
     def setup(self):
         self.check_fields()
-        self.rows = self.param("codebook", draw_rows, self.codebook_init, (self.codebook_size, self.dim))
+        check_restarts(self.restart_after)
+        shape = (self.codebook_size, self.dim)
+        self.param("codebook", draw_rows, self.codebook_init, shape)
+        if self.restart_after:
+            self.moved = self.variable("codebook_stats", "moved", lambda: jnp.zeros(shape))
         self.make_stats()
 
     def codes(self):
-        return self.rows, None
+        rows: jax.Array = self.get_variable("params", "codebook")
+        return (rows + self.moved.value if self.restart_after else rows), None
+
+    def quantize(self, tokens, weight, train: bool) -> Quantized:
+        flat, flat_weight = jax.lax.stop_gradient(tokens).reshape(-1, self.dim), weight.reshape(-1)
+        if self.is_initializing() and self.codebook_init == KMEANS:
+            rows = kmeans(self.make_rng("params"), flat, flat_weight, self.codebook_size)
+            self.put_variable("params", "codebook", rows)
+        out = super().quantize(tokens, weight, train)
+        if train and self.restart_after and not self.is_initializing():
+            dead = self.age.value >= self.restart_after
+            drawn = random_tokens(self.make_rng("quantizer"), flat, flat_weight, self.codebook_size)
+            move = drawn - jax.lax.stop_gradient(self.get_variable("params", "codebook"))
+            self.moved.value = jnp.where(dead[:, None], move, self.moved.value)
+            self.age.value = jnp.where(dead, 0, self.age.value)
+        return out
 
 
 class EMAVQ(NearestCode):
     """VQ whose codes are running means of their tokens, without gradient (VQ-VAE, 1711.00937, appendix A.1).
 
-    `decay` is that of the means. A code that `restart_after` tokens of training have passed by is moved to a random
-    token of the batch (Jukebox, 2005.00341, section 3.1); 0 = never. In training that needs
-    `rngs={"quantizer": key}`. Contract and fields as in `NearestCode`; the codebook loss is told but has no weight,
-    and `legacy` no meaning. Sums and counts are over the whole batch on all devices.
+    `decay` is that of the means; `codebook_init` and `restart_after` are as in `VQ`. Contract and fields as in
+    `NearestCode`; the codebook loss is told but has no weight, and `legacy` no meaning. Sums and counts are over the
+    whole batch on all devices.
 
     `codebook_stats` also holds `codebook` (K, d), and its numerators and denominators, `sums` (K, d) and `sizes` (K,):
     so quantizing needs it too.
@@ -44,12 +76,15 @@ class EMAVQ(NearestCode):
     restart_after: int = 0
     smoothing: float = 1e-5  # of the sizes, so that no code divides by zero
 
+    @property
+    def start_tokens(self) -> int:
+        return kmeans_tokens(self)
+
     def setup(self):
         self.check_fields()
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay is {self.decay} but must lie in [0, 1).")
-        if self.restart_after < 0:
-            raise ValueError(f"restart_after is {self.restart_after} but must be at least 0.")
+        check_restarts(self.restart_after)
         shape = (self.codebook_size, self.dim)
         draw = lambda: draw_rows(self.make_rng("params"), self.codebook_init, shape)  # noqa: E731
         self.rows = self.variable("codebook_stats", "codebook", draw)
@@ -62,6 +97,10 @@ class EMAVQ(NearestCode):
         return self.rows.value, None
 
     def quantize(self, tokens, weight, train: bool) -> Quantized:
+        if self.is_initializing() and self.codebook_init == KMEANS:
+            flat = tokens.reshape(-1, self.dim)
+            self.rows.value = kmeans(self.make_rng("params"), flat, weight.reshape(-1), self.codebook_size)
+            self.sums.value = self.rows.value
         out = super().quantize(tokens, weight, train)
         if train and not self.is_initializing():
             self._follow(tokens.reshape(-1, self.dim), out.indices.reshape(-1), weight.reshape(-1))
@@ -79,14 +118,10 @@ class EMAVQ(NearestCode):
         rows = sums / smoothed[:, None]
         if self.restart_after:
             dead = self.age.value >= self.restart_after
-            rows, sums = (jnp.where(dead[:, None], self._draw_tokens(tokens, weight), a) for a in (rows, sums))
+            drawn = random_tokens(self.make_rng("quantizer"), tokens, weight, self.codebook_size)
+            rows, sums = (jnp.where(dead[:, None], drawn, a) for a in (rows, sums))
             sizes, self.age.value = jnp.where(dead, 1.0, sizes), jnp.where(dead, 0, self.age.value)
         self.rows.value, self.sums.value, self.sizes.value = rows, sums, sizes
-
-    def _draw_tokens(self, tokens, weight):
-        """A random token that counts for every code: (K, d)."""
-        key, shape = self.make_rng("quantizer"), (self.codebook_size,)
-        return tokens[jax.random.categorical(key, jnp.log(weight), shape=shape)]
 
 
 class FactorizedVQ(NearestCode):
@@ -124,13 +159,24 @@ class FactorizedVQ(NearestCode):
 
 
 def draw_rows(key, init: str, shape):
-    """Codes (K, d). init: "uniform", U(-1/K, 1/K) as in VQGAN, or "normal", N(0, 1/d). Raises ValueError on others."""
+    """Codes (K, d). init: "uniform", U(-1/K, 1/K) as in VQGAN, or "normal", N(0, 1/d); "kmeans" begins as that until it
+    has seen tokens. Raises ValueError on others."""
     k, d = shape
-    if init == "normal":
+    if init in ("normal", KMEANS):
         return jax.random.normal(key, shape) * d**-0.5
     if init == "uniform":
         return jax.random.uniform(key, shape, jnp.float32, -1.0 / k, 1.0 / k)
-    raise ValueError(f"codebook_init is {init!r} but must be 'uniform' or 'normal'.")
+    raise ValueError(f"codebook_init is {init!r} but must be 'uniform', 'normal' or '{KMEANS}'.")
+
+
+def kmeans_tokens(quantizer) -> int:
+    """Tokens that the start of the codebook wants to see."""
+    return 4 * quantizer.codebook_size if quantizer.codebook_init == KMEANS else 0
+
+
+def check_restarts(restart_after: int) -> None:
+    if restart_after < 0:
+        raise ValueError(f"restart_after is {restart_after} but must be at least 0.")
 
 
 def unit(vectors):

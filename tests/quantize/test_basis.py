@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from small_simvq import apply, make, tokens, trained
 
-from simvq_jax.quantize.basis import LEVELS, draw, draw_from_seed
+from simvq_jax.quantize import SimVQ
+from simvq_jax.quantize.basis import LEVELS, check_features, draw, draw_from_seed
 from simvq_jax.search import nearest_code
 
 SHAPE = (4096, 64)
@@ -64,3 +65,56 @@ def test_a_bfloat16_basis_is_searched_and_looked_up_as_the_numbers_it_holds(seed
     codebook = apply(module, variables, method="codebook")
     assert codebook.dtype == jnp.float32
     np.testing.assert_array_equal(nearest_code(z, codebook)[0], out.indices)
+
+
+# Features from a file
+
+
+def feature_file(tmp_path, rows):
+    path = tmp_path / "features.npy"
+    np.save(path, rows)
+    return str(path)
+
+
+def test_features_are_the_basis_centred_and_scaled(tmp_path):
+    rows = 5 + np.random.default_rng(0).standard_normal((12, 7))
+    module = SimVQ(12, 3, basis_dim=7, basis_file=feature_file(tmp_path, rows))
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.ones((2, 3)))
+    basis = np.asarray(variables["codebook"]["basis"])
+    assert basis.dtype == np.float32 and variables["params"]["transform"]["kernel"].shape == (7, 3)
+    np.testing.assert_allclose(basis.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(np.mean(np.sum(basis**2, 1)), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.corrcoef(basis.ravel(), (rows - rows.mean(0)).ravel())[0, 1], 1, rtol=1e-6)
+
+
+def test_shapes_alone_need_no_file():
+    module = SimVQ(12, 3, basis_dim=7, basis_file="/nowhere.npy")
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.ones((2, 3)))
+    assert shapes["codebook"]["basis"].shape == (12, 7)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (np.ones((12, 6)), r"holds float64 \(12, 6\) but must hold floats \(12, 7\)"),
+        (np.ones((12, 7), int), r"holds int64 \(12, 7\) but must hold floats"),
+        (np.where(np.arange(12)[:, None] < 3, np.nan, np.ones((12, 7))), "has 3 rows that are not finite"),
+    ],
+)
+def test_unsound_features_get_one_sentence(tmp_path, rows, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_features(feature_file(tmp_path, rows), (12, 7))
+
+
+def test_a_file_that_is_missing_or_no_array_gets_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"does not exist: give a .npy file of features"):
+        check_features(str(tmp_path / "none.npy"), (12, 7))
+    (tmp_path / "text.npy").write_text("hello")
+    with pytest.raises(ValueError, match=r"is no .npy file of numbers"):
+        check_features(str(tmp_path / "text.npy"), (12, 7))
+
+
+def test_features_are_neither_trained_nor_seeded():
+    for fields in ({"trainable_basis": True}, {"basis_seed": 3}):
+        with pytest.raises(ValueError, match="features are frozen and not drawn"):
+            SimVQ(12, 3, basis_file="a.npy", **fields).init(jax.random.key(0), jnp.ones((2, 3)))

@@ -8,7 +8,7 @@ import optax
 import pytest
 from small_simvq import D, apply, make, tokens, trained, with_params
 
-from simvq_jax.quantize import SimVQ
+from simvq_jax.quantize import SimVQ, simvq
 
 
 @pytest.fixture
@@ -116,3 +116,20 @@ def test_training_with_the_region_loss_asks_for_its_key():
     module, variables = make(codebook_loss="region")
     with pytest.raises(flax.errors.InvalidRngError, match='"quantizer"'):
         jax.eval_shape(lambda z: module.apply(variables, z, train=True, mutable=["codebook_stats"]), tokens(4))
+
+
+@pytest.mark.parametrize("unused", [[], [3], [0, 19], list(range(5, 17)), list(range(19))])
+def test_a_step_pulls_a_random_few_of_many_codes_out_of_use(monkeypatch, unused):
+    """Every one of them where they are few; each in turn over many steps; never one that is in use."""
+    monkeypatch.setattr(simvq, "REGION_CODES", 6)
+    module, variables = make(codebook_loss="region")
+    stats = {**variables["codebook_stats"], "usage": jnp.ones(20).at[jnp.array(unused, int)].set(0)}
+    bound = module.bind({**variables, "codebook_stats": stats}, rngs={"quantizer": jax.random.key(0)}, mutable=True)
+    seen = []
+    for _ in range(40):
+        idle, is_idle = (np.asarray(a) for a in bound._idle_codes())
+        assert idle.shape == is_idle.shape == (6,)
+        drawn = idle[is_idle].tolist()
+        assert len(set(drawn)) == len(drawn) == min(len(unused), 6)
+        seen += drawn
+    assert set(seen) == set(unused)

@@ -1,0 +1,96 @@
+"""k-means starts VQ's and EMAVQ's codes at the tokens, and dead codes are moved to tokens."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simvq_jax.quantize import EMAVQ, VQ
+from simvq_jax.quantize.base import NEVER
+from simvq_jax.quantize.kmeans import kmeans, random_tokens
+
+CENTRES = np.array([[0, 0], [10, 0], [0, 10], [10, 10]], np.float32)
+K, D = 8, 4
+
+
+def clusters(n=200, seed=0):
+    rng = np.random.default_rng(seed)
+    return CENTRES[np.arange(n) % 4] + 0.1 * rng.standard_normal((n, 2), np.float32)
+
+
+def tokens(n=64, seed=0):
+    return 3 + np.random.default_rng(seed).standard_normal((n, D), np.float32)
+
+
+def trained(module, variables, z, key=0):
+    apply = jax.jit(
+        lambda v, z, key: module.apply(v, z, train=True, mutable=["codebook_stats"], rngs={"quantizer": key})
+    )
+    out, changed = apply(variables, z, jax.random.key(key))
+    return out, {**variables, **changed}
+
+
+def test_centres_are_the_means_of_their_tokens():
+    z = clusters()
+    found = np.asarray(jax.jit(kmeans, static_argnums=3)(jax.random.key(3), z, jnp.ones(len(z)), 12))
+    nearest = ((z[:, None] - found[None]) ** 2).sum(-1).argmin(1)
+    for centre in set(nearest.tolist()):
+        np.testing.assert_allclose(found[centre], z[nearest == centre].mean(0), rtol=1e-3, atol=1e-3)
+    assert {tuple(np.round(mean / 10)) for mean in found} == {(0, 0), (1, 0), (0, 1), (1, 1)}
+
+
+def test_tokens_that_do_not_count_are_not_seen():
+    z = np.concatenate([clusters(40), np.full((10, 2), 1e3, np.float32)])
+    found = jax.jit(kmeans, static_argnums=3)(jax.random.key(0), z, jnp.arange(50) < 40, 20)
+    assert np.max(found) < 12
+
+
+def test_random_tokens_come_once_each_before_any_comes_twice():
+    z = np.arange(7, dtype=np.float32)[:, None]
+    drawn = np.asarray(random_tokens(jax.random.key(1), z, jnp.array([1, 1, 0, 1, 1, 1, 0.0]), 12))[:, 0]
+    assert sorted(drawn[:5]) == sorted(drawn[5:10]) == [0, 1, 3, 4, 5]
+    assert set(drawn.tolist()) == {0, 1, 3, 4, 5}
+
+
+@pytest.mark.parametrize("module", [VQ(K, D, codebook_init="kmeans"), EMAVQ(K, D, codebook_init="kmeans")])
+def test_a_kmeans_start_puts_every_code_among_the_tokens(module):
+    z = tokens()
+    variables = jax.jit(module.init)(jax.random.key(0), z)
+    assert module.start_tokens == 4 * K
+    out = module.apply(variables, z)
+    assert len(np.unique(out.indices)) == K
+    assert float(out.losses["commitment"]) < z.var(0).mean()
+    _, after = trained(module, variables, z)
+    assert len(np.unique(module.apply(after, z).indices)) == K
+
+
+def test_a_dead_code_of_vq_is_moved_to_a_token_and_trains_from_there():
+    module = VQ(K, D, codebook_init="uniform", restart_after=64)  # all near 0, and the tokens near 3
+    z = tokens()
+    variables = jax.jit(module.init)(jax.random.key(0), z)
+    assert np.all(np.asarray(variables["codebook_stats"]["age"]) == NEVER)
+    before = np.asarray(module.apply(variables, method="codebook"))
+    out, variables = trained(module, variables, z)
+    used = np.unique(out.indices)
+    after = np.asarray(module.apply(variables, method="codebook"))
+    np.testing.assert_array_equal(after[used], before[used])
+    moved = np.setdiff1d(np.arange(K), used)
+    assert len(moved) >= K - 3
+    for k in moved:
+        assert np.abs(z - after[k]).sum(1).min() < 1e-5
+    assert np.all(np.asarray(variables["codebook_stats"]["age"]) == 0)
+    out = module.apply(variables, z)
+    assert set(moved) <= set(np.unique(out.indices).tolist())
+    np.testing.assert_array_equal(out.z_q, module.apply(variables, out.indices, method="lookup"))
+
+    def loss(params):
+        return module.apply({**variables, "params": params}, z).loss
+
+    assert np.all(
+        np.any(np.asarray(jax.grad(loss)(variables["params"])["codebook"])[np.unique(out.indices)] != 0, axis=1)
+    )
+
+
+def test_restarts_need_a_whole_number_from_0_on():
+    with pytest.raises(ValueError, match="restart_after is -1 but must be at least 0"):
+        VQ(K, D, restart_after=-1).init(jax.random.key(0), tokens())
