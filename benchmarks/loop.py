@@ -16,6 +16,7 @@ import jax
 from simvq_jax import build, cli, train
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.drawing.curves import read_metrics
+from simvq_jax.inputs import build_train_batches
 from simvq_jax.mesh import make_mesh, place_batch
 
 
@@ -39,7 +40,7 @@ def main(config: str, rounds: int, steps: int) -> None:
     bare = []
     with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
         run = Path(folder) / "run"
-        batches = build.build_train_batches(settings, SkipLog(None), 0)
+        batches = build_train_batches(settings, SkipLog(None), 0)
         batch = place_batch(next(batches), mesh)["image"]
         batches.close()
         for number in range(1, rounds + 1):

@@ -22,7 +22,8 @@ class OurStep:
         self._images = place_batch({"image": images}, mesh)["image"]
         optimizers, key = build.build_optimizers(config), jax.random.key(config.seed)
         new_state = jax.jit(
-            lambda key: build.build_state(config, self._networks, optimizers, key), out_shardings=replicated(mesh)
+            lambda key: build.build_state(config, self._networks, optimizers, key, as_float(self._images)),
+            out_shardings=replicated(mesh),
         )
         # The step takes over its state's memory, so the parts need a state of their own.
         self._state, self._start = new_state(key), new_state(key)
@@ -41,12 +42,13 @@ class OurStep:
         encoder = self._networks.autoencoder.encoder
         latents = jax.jit(encoder.apply)({"params": generator["encoder"]}, as_float(self._images))
         return {
-            "step": Contender(self._step),
+            "step": Contender(self.step),
             "convolutions": Contender(lambda: convolutions(generator, adversary, self._images)),
             "quantizer": Contender(lambda: quantizer(generator["quantizer"], constants, latents)),
         }
 
-    def _step(self):
+    def step(self):
+        """One step on the batch; the state goes on from call to call."""
         self._state, figures = self._train_step(self._state, self._images, {})
         return self._state, figures
 

@@ -82,7 +82,7 @@ def provenance(packages: Sequence[str] = ()) -> dict[str, Any]:
         "command": " ".join(["python", name, *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
-        "versions": {"python": platform.python_version()} | _versions(["jax", "jaxlib", *packages]),
+        "versions": {"python": platform.python_version()} | versions(["jax", "jaxlib", *packages]),
     }
 
 
@@ -133,7 +133,7 @@ def _cpu_model() -> str:
     return named[0] if named else platform.machine()
 
 
-def _versions(packages: Sequence[str]) -> dict[str, str]:
+def versions(packages: Sequence[str]) -> dict[str, str]:
     found = {}
     for package in packages:
         try:

@@ -35,6 +35,7 @@ from benchmarks.our_step import OurStep
 from benchmarks.timing import Contender
 from simvq_jax import build, cli
 from simvq_jax.data.sources import SkipLog
+from simvq_jax.inputs import build_train_batches
 from simvq_jax.mesh import make_mesh
 
 CONFIG = "configs/imagenet128_simvq.py"
@@ -61,7 +62,7 @@ def make_config(setting: str, codebook_size: int, dtype: str, batch_size: int):
 
 def photographs(config) -> np.ndarray:
     """The first training batch: uint8 (batch, size, size, 3)."""
-    batches = build.build_train_batches(config, SkipLog(None), 0)
+    batches = build_train_batches(config, SkipLog(None), 0)
     images = next(batches)["image"]
     batches.close()
     return images
@@ -99,7 +100,7 @@ def shape_of(config) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "picture_size": config.data.size,
         "width": config.model.width,
-        "tokens": config.batch_size * (config.data.size // 2 ** (len(config.model.multipliers) - 1)) ** 2,
+        "tokens": config.batch_size * (config.data.size // build.pixels_a_token(config)) ** 2,
         "dtype": config.dtype,
     }
 

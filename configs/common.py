@@ -37,31 +37,41 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.eval_batch_size = 256
 
     config.model = ml_collections.ConfigDict()
+    config.model.kind = "cnn"  # cnn | vit
     config.model.width = 128
-    config.model.multipliers = (1, 2, 2, 4)
-    config.model.residual_blocks = 2
-    config.model.norm_groups = 32
+    config.model.multipliers = (1, 2, 2, 4)  # cnn
+    config.model.residual_blocks = 2  # cnn
+    config.model.norm_groups = 32  # cnn
+    config.model.patch = 8  # vit: pixels a side of a token
+    config.model.depth = 8  # vit: blocks of the encoder, and of the decoder
+    config.model.heads = 8  # vit
     config.model.remat = False
 
     config.quantizer = ml_collections.ConfigDict()
     config.quantizer.kind = "simvq"  # simvq | vq | ema_vq | factorized_vq | moment_vq | fsq | lfq
     config.quantizer.codebook_size = 1024
     config.quantizer.dim = 128
+    config.quantizer.stages = 1  # codebooks; a token has an index of each
+    config.quantizer.compound = "residual"  # residual (each of what is left) | product (each of a part of d)
+    config.quantizer.dropout = 0.0  # residual: share of pictures that train with fewer stages
     config.quantizer.beta = 0.25  # all but fsq
     config.quantizer.legacy = False  # simvq, vq, factorized_vq
     config.quantizer.estimator = "straight_through"  # straight_through | rotation | dynamic; not of fsq, lfq
     config.quantizer.basis_init = "normal"  # simvq: normal | uniform
     config.quantizer.basis_dtype = "float32"  # simvq: float32 | bfloat16
     config.quantizer.basis_seed = -1  # simvq: -1 = from `seed`; else from this alone, and left out of checkpoints
+    config.quantizer.basis_dim = 0  # simvq: columns of the basis; 0 = dim
+    config.quantizer.basis_file = ""  # simvq: .npy of K x basis_dim features as the basis (VQGAN-LC)
+    config.quantizer.start_scale = 0.0  # simvq: the codes' spread at the start over the tokens'; 0 = torch's start
     config.quantizer.trainable_basis = False  # simvq
     config.quantizer.use_bias = True  # simvq
     config.quantizer.hidden = 0  # simvq: width of a hidden layer in the transform; 0 = linear, as in the paper
     config.quantizer.codebook_loss = "token"  # simvq: token | region
     config.quantizer.activity_share = 0.25  # simvq, region: codes used less than this share of the mean are pulled
     config.quantizer.region_sources = 512  # simvq, region: tokens a step that lend themselves as targets
-    config.quantizer.codebook_init = "uniform"  # vq, ema_vq: uniform | normal
+    config.quantizer.codebook_init = "uniform"  # vq, ema_vq: uniform | normal | kmeans
     config.quantizer.ema_decay = 0.99  # ema_vq: of the codes, running means of their tokens
-    config.quantizer.restart_after = 0  # ema_vq: tokens that pass a code by before it is moved to one; 0 = never
+    config.quantizer.restart_after = 0  # vq, ema_vq: tokens that pass a code by before it is moved; 0 = never
     config.quantizer.moment_decay = 0.95  # moment_vq: of the tokens' running mean and covariance
     config.quantizer.code_dim = 8  # factorized_vq: dimensions in which directions are compared
     config.quantizer.levels = (8, 5, 5, 5)  # fsq: values of each dimension; their product must be codebook_size
@@ -92,6 +102,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-4
     config.optimizer.transform_learning_rate = 1e-4  # of the codebook transform W, b
+    config.optimizer.scale_band = 0.0  # W is rescaled where the codes' spread is so many times off the tokens'; 0 = off
     config.optimizer.b1 = 0.5
     config.optimizer.b2 = 0.9
     config.optimizer.clip_norm = 0.0  # of each group's gradient; 0 = off

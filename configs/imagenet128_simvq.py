@@ -3,9 +3,10 @@
     python -m simvq_jax.train --config=configs/imagenet128_simvq.py:65k --workdir=runs/imagenet128_simvq_65k \\
         --config.losses.lpips_vgg=vgg16-397923af.pth --config.losses.lpips_linear=vgg.pth
 
-K is 1k, 8k, 65k or 262k. Settings and schedule are the official ones: 50 epochs at a global batch of 256, Adam at a
-constant 1e-4 for everything, EMA .999, LPIPS and PatchGAN from step 0. docs/IMAGENET.md says how to prepare ImageNet,
-README where the two LPIPS files are.
+K is 1k, 8k, 65k or 262k. Model, losses, data, batch and length are the official ones: 50 epochs at a global batch of
+256, Adam at 1e-4, EMA .999, LPIPS and PatchGAN from step 0. The quantizer follows recipes.stable: W at a constant 1e-3,
+StableVQ's rate for ImageNet; not yet run at this size. `:65k,paper` is the paper's recipe, 1e-4 for everything.
+docs/IMAGENET.md says how to prepare ImageNet, README where the two LPIPS files are.
 
 Needs: 431 GFLOP a picture (the compiler's count before optimisation, LPIPS not in it, 2026-11-23), so 110 TFLOP a step
 and 2.8e19 for all 250,250. Neither time nor memory was measured on an accelerator yet; where memory is short, raise
@@ -19,16 +20,21 @@ Expect (the paper's figures, 50,000 validation pictures; ours are not measured y
     262k    100%         1.99  .11    24.68  80.3
 """
 
-from configs import common
+from configs import common, recipes
 
 SIZES = {"1k": 1024, "8k": 8192, "65k": 65_536, "262k": 262_144}
 
 
-def get_config(size: str = "65k"):
-    """size: "1k", "8k", "65k" or "262k"."""
-    if size not in SIZES:
-        raise ValueError(f"imagenet128_simvq.py:{size} is unknown: K must be one of {', '.join(SIZES)}.")
+def get_config(argument: str = "65k"):
+    """argument: "1k", "8k", "65k" or "262k", and ",paper" after it for the paper's recipe."""
+    size, paper = recipes.split("imagenet128_simvq.py", argument, SIZES)
     config = common.get_config()
     config.dtype = "bfloat16"
     config.quantizer.codebook_size = SIZES[size]
+    config.quantizer.region_sources = 2048
+    config.optimizer.clip_norm = 1.0
+    config.schedule.warmup_fraction = 0.02
+    recipes.stable(config, transform_rate=1e-3)
+    if paper:
+        recipes.paper(config)
     return config

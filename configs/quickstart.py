@@ -3,6 +3,7 @@
     bash launch/quickstart.sh
 or  python -m simvq_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
     python -m simvq_jax.train --config=configs/quickstart.py:vq --workdir=runs/quickstart_vq
+    python -m simvq_jax.train --config=configs/quickstart.py:paper --workdir=runs/quickstart_paper
 
 Needs two CPU cores and 2 GB of memory; SimVQ took 4m 0s and the baseline 2m 41s on two shared cores (2026-11-23).
 
@@ -10,13 +11,15 @@ Expect, over 262,144 held-out tokens: SimVQ 95.4% of the codes in use and 27.62 
 docs/NOTES.md has the recipes that were tried.
 """
 
-from configs import common
+from configs import common, recipes
+
+METHODS = ("simvq", "vq", "paper")
 
 
 def get_config(method: str = "simvq"):
-    """method: "simvq", or "vq" for the collapsing baseline trained for the same steps."""
-    if method not in ("simvq", "vq"):
-        raise ValueError(f"quickstart.py:{method} is unknown: use quickstart.py or quickstart.py:vq.")
+    """method: "simvq"; "vq" for the collapsing baseline, trained for the same steps; "paper" for SimVQ as published."""
+    if method not in METHODS:
+        raise ValueError(f"quickstart.py:{method} is unknown: use one of {', '.join(METHODS)}.")
     config = common.get_config()
     config.steps = 600
     config.batch_size = 64
@@ -38,10 +41,9 @@ def get_config(method: str = "simvq"):
     config.model.residual_blocks = 1
     config.model.norm_groups = 16
 
-    config.quantizer.kind = method
+    config.quantizer.kind = "vq" if method == "vq" else "simvq"
     config.quantizer.codebook_size = 8192
     config.quantizer.dim = 64
-    config.quantizer.codebook_loss = "region"
     config.quantizer.region_sources = 2048
     config.losses.lpips = 0.0
     config.losses.l1 = 0.0
@@ -49,11 +51,12 @@ def get_config(method: str = "simvq"):
     config.discriminator.enabled = False
 
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.transform_learning_rate = 3e-2
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.99
     config.optimizer.clip_norm = 1.0
     config.optimizer.ema_decay = 0.98
-    config.schedule.kind = "warmup_cosine"
     config.schedule.warmup_fraction = 0.1
+    recipes.stable(config, transform_rate=3e-2)
+    if method == "paper":
+        recipes.paper(config)
     return config

@@ -4,9 +4,10 @@
     python launch/sweep.py --config=configs/study/methods.py --workdir=runs/study/methods --commands
 
 The experiment's file defines, beside `get_config`, `sweep(add)`, which calls `add(name, {"a.key": value, ...})` for
-each run. A run trains into WORKDIR/NAME, is evaluated there, and logs to NAME.log beside it. Finished runs are skipped
-and interrupted ones go on, so the same command again does what is left. With --commands nothing is started: each run
-that is left is a line for a cluster's scheduler. At the end WORKDIR/table.md has all that is finished.
+each run; FILE.py:argument gives the argument to both. A run trains into WORKDIR/NAME, is evaluated there, and logs to
+NAME.log beside it. Finished runs are skipped and interrupted ones go on, so the same command again does what is left.
+With --commands nothing is started: each run that is left is a line for a cluster's scheduler. At the end
+WORKDIR/table.md has all that is finished.
 """
 
 import importlib.util
@@ -41,7 +42,8 @@ def planned_runs(argument: str) -> list[Run]:
     if not hasattr(module, "sweep"):
         raise ValueError(f"{file} has no function sweep(add): define it, or start the one run with simvq_jax.train.")
     runs: list[Run] = []
-    module.sweep(lambda name, changes: runs.append(Run(name, changes)))
+    words = [word for word in [argument.partition(":")[2]] if word]
+    module.sweep(lambda name, changes: runs.append(Run(name, changes)), *words)
     if not runs:
         raise ValueError(f"sweep(add) of {file} adds no run: call add(name, changes) at least once.")
     known = cli.flatten(config)

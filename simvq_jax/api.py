@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from simvq_jax.build import build_networks, build_optimizers, build_state, read_config, seeded_codebook
+from simvq_jax.build import (
+    build_networks,
+    build_optimizers,
+    build_state,
+    pixels_a_token,
+    read_config,
+    seeded_codebook,
+)
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.models.tokenizer import Autoencoder
 from simvq_jax.state import inference_variables
@@ -18,7 +25,8 @@ from simvq_jax.step import as_float
 class Tokenizer:
     """Images to indices and back.
 
-    Images are (b, h, w, 3), float in [-1, 1] or uint8; indices int32 (b, h / f, w / f).
+    Images are (b, h, w, 3), float in [-1, 1] or uint8; indices int32 (b, h / f, w / f), with a last axis of stages if
+    the quantizer is compound.
 
     Attributes:
         autoencoder: the linen module. variables: its weights, as `inference_variables` (EMA of the parameters).
@@ -30,7 +38,7 @@ class Tokenizer:
         self.variables = variables
         self.config = config
         self.step = step
-        self.factor = 2 ** (len(config.model.multipliers) - 1)  # f: pixels a side of a token
+        self.factor = pixels_a_token(config)  # f
         self._encode = jax.jit(lambda variables, x: autoencoder.apply(variables, as_float(x), method="encode"))
         self._decode = jax.jit(lambda variables, indices: autoencoder.apply(variables, indices, method="decode"))
 
@@ -48,9 +56,11 @@ class Tokenizer:
         Raises ValueError on anything but whole numbers in [0, K).
         """
         indices = np.asarray(indices)
-        size = self.config.quantizer.codebook_size
-        if indices.ndim != 3 or not np.issubdtype(indices.dtype, np.integer):
-            raise ValueError(f"indices are {indices.dtype} {indices.shape} but must be whole numbers (b, h, w).")
+        size, stages = self.config.quantizer.codebook_size, self.config.quantizer.stages
+        shape, wanted = (indices.shape, "(b, h, w)") if stages == 1 else (indices.shape[:-1], f"(b, h, w, {stages})")
+        right = len(shape) == 3 and indices.shape[3:] == ((stages,) if stages > 1 else ())
+        if not right or not np.issubdtype(indices.dtype, np.integer):
+            raise ValueError(f"indices are {indices.dtype} {indices.shape} but must be whole numbers {wanted}.")
         if indices.size and not 0 <= indices.min() <= indices.max() < size:
             raise ValueError(
                 f"indices lie in [{indices.min()}, {indices.max()}] but the codebook has {size} codes:"
@@ -68,9 +78,9 @@ class Tokenizer:
         padding = ((0, 0), (0, -height % self.factor), (0, -width % self.factor), (0, 0))
         return self.decode(self.encode(np.pad(x, padding, mode="edge")))[:, :height, :width]
 
-    def codebook(self) -> jax.Array:
-        """The effective codebook Q = C W + b: (K, d) float32."""
-        return jnp.asarray(self.autoencoder.apply(self.variables, method="codebook"))
+    def codebook(self) -> Any:
+        """The effective codebook Q = C W + b: (K, d) float32; of a compound quantizer a tuple, one a stage."""
+        return self.autoencoder.apply(self.variables, method="codebook")
 
     def _checked(self, x):
         x = _image_array(x)

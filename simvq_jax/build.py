@@ -1,27 +1,34 @@
-"""From a config to modules, optimisers, losses and data. Read only here and at the entry points."""
+"""From a config to modules, optimisers and losses. Read only here, in inputs.py and at the entry points."""
 
 import json
 import math
-from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
 from configs import common
 from simvq_jax import cli
-from simvq_jax.data.pipeline import eval_batches, eval_crops, train_batches
-from simvq_jax.data.sources import SkipLog, open_source
 from simvq_jax.discriminators.patch import PatchGAN
 from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
 from simvq_jax.losses.perceptual import load_lpips
 from simvq_jax.models.cnn import Decoder, Encoder
 from simvq_jax.models.tokenizer import Autoencoder
+from simvq_jax.models.vit import ViTDecoder, ViTEncoder
 from simvq_jax.optim import discriminator_optimizer, generator_optimizer, make_schedule
-from simvq_jax.quantize import EMAVQ, FSQ, LFQ, VQ, FactorizedVQ, MomentVQ, SimVQ
+from simvq_jax.quantize import (
+    EMAVQ,
+    FSQ,
+    LFQ,
+    VQ,
+    FactorizedVQ,
+    MomentVQ,
+    ProductQuantizer,
+    ResidualQuantizer,
+    SimVQ,
+)
 from simvq_jax.state import TrainState, create_state
 from simvq_jax.step import LossWeights, Networks, Optimizers, make_train_step
 
@@ -46,12 +53,23 @@ AT_LEAST_ONE = (
     "model.width",
     "model.residual_blocks",
     "model.norm_groups",
+    "model.patch",
+    "model.depth",
+    "model.heads",
     "quantizer.codebook_size",
     "quantizer.dim",
+    "quantizer.stages",
     "discriminator.width",
     "discriminator.layers",
 )
-NOT_NEGATIVE = ("optimizer.clip_norm", "discriminator.start", "quantizer.activity_share")
+NOT_NEGATIVE = (
+    "discriminator.start",
+    "optimizer.clip_norm",
+    "optimizer.scale_band",
+    "quantizer.activity_share",
+    "quantizer.basis_dim",
+    "quantizer.start_scale",
+)
 FACTORS = ("optimizer.b1", "optimizer.b2", "optimizer.ema_decay")  # in [0, 1)
 
 
@@ -71,12 +89,17 @@ def check_ranges(config) -> None:
         raise ValueError(f"data.crop_scale is {values['data.crop_scale']} but must be two shares, as (0.5, 1.0).")
     if not values["model.multipliers"]:
         raise ValueError("model.multipliers is empty but must name the width of one level at least.")
-    factor = 2 ** (len(values["model.multipliers"]) - 1)
+    factor = pixels_a_token(config)
     if values["data.size"] < 1 or values["data.size"] % factor:
         raise ValueError(
-            f"data.size is {values['data.size']} but must be a multiple of {factor}, the pixels a side of a token of"
-            f" {len(values['model.multipliers'])} levels."
+            f"data.size is {values['data.size']} but must be a multiple of {factor}, the pixels a side of a token."
         )
+
+
+def pixels_a_token(config) -> int:
+    """f, the pixels a side of a token."""
+    model = config.model
+    return model.patch if model.kind == "vit" else 2 ** (len(model.multipliers) - 1)
 
 
 def one_of(key: str, value: str, choices) -> str:
@@ -88,7 +111,13 @@ def one_of(key: str, value: str, choices) -> str:
 
 def build_autoencoder(config) -> Autoencoder:
     """The tokenizer's network. Raises ValueError on values that cannot be."""
-    model, dtype = config.model, compute_dtype(config)
+    dtype = compute_dtype(config)
+    kind = one_of("model.kind", config.model.kind, MODELS)
+    encoder, decoder = MODELS[kind](config.model, config.quantizer.dim, dtype)
+    return Autoencoder(encoder, build_quantizer(config, dtype), decoder)
+
+
+def _cnn(model, dim: int, dtype):
     fields = {
         "width": model.width,
         "multipliers": tuple(model.multipliers),
@@ -97,13 +126,44 @@ def build_autoencoder(config) -> Autoencoder:
         "remat": model.remat,
         "dtype": dtype,
     }
-    encoder = Encoder(latent_channels=config.quantizer.dim, **fields)
-    return Autoencoder(encoder, build_quantizer(config, dtype), Decoder(**fields))
+    return Encoder(latent_channels=dim, **fields), Decoder(**fields)
+
+
+def _vit(model, dim: int, dtype):
+    fields = {
+        "patch": model.patch,
+        "width": model.width,
+        "depth": model.depth,
+        "heads": model.heads,
+        "remat": model.remat,
+        "dtype": dtype,
+    }
+    return ViTEncoder(latent_channels=dim, **fields), ViTDecoder(**fields)
+
+
+MODELS = {"cnn": _cnn, "vit": _vit}
 
 
 def build_quantizer(config, dtype):
-    """The quantizer that `quantizer.kind` names."""
-    return QUANTIZERS[one_of("quantizer.kind", config.quantizer.kind, QUANTIZERS)](config.quantizer, dtype)
+    """The quantizer that `quantizer.kind` names, or several of it, as `quantizer.compound` says."""
+    quantizer = config.quantizer
+    build = QUANTIZERS[one_of("quantizer.kind", quantizer.kind, QUANTIZERS)]
+    compound = one_of("quantizer.compound", quantizer.compound, ("residual", "product"))
+    if quantizer.stages == 1:
+        return build(quantizer, dtype)
+    if quantizer.basis_seed >= 0:
+        raise ValueError(
+            f"quantizer.basis_seed is {quantizer.basis_seed} and quantizer.stages {quantizer.stages}, but stages of one"
+            " seed would have one basis: set basis_seed to -1, or stages to 1."
+        )
+    if compound == "residual":
+        return ResidualQuantizer([build(quantizer, dtype) for _ in range(quantizer.stages)], dtype, quantizer.dropout)
+    if quantizer.dim % quantizer.stages:
+        raise ValueError(
+            f"quantizer.stages is {quantizer.stages} but does not divide quantizer.dim = {quantizer.dim}: change one."
+        )
+    part = ml_collections.ConfigDict({**quantizer, "dim": quantizer.dim // quantizer.stages})
+    return ProductQuantizer([build(part, dtype) for _ in range(quantizer.stages)], dtype)
 
 
 def _nearest(module, fields: dict[str, str]):
@@ -127,7 +187,12 @@ def _nearest(module, fields: dict[str, str]):
 def _simvq(quantizer, dtype):
     fields = ("basis_init", "basis_dtype", "trainable_basis", "use_bias", "hidden", "codebook_loss", "activity_share")
     build = _nearest(SimVQ, {name: name for name in (*fields, "region_sources")})
-    return build(quantizer, dtype).clone(basis_seed=None if quantizer.basis_seed < 0 else quantizer.basis_seed)
+    return build(quantizer, dtype).clone(
+        basis_dim=quantizer.basis_dim or None,
+        basis_seed=None if quantizer.basis_seed < 0 else quantizer.basis_seed,
+        basis_file=quantizer.basis_file or None,
+        start_scale=quantizer.start_scale or None,
+    )
 
 
 def _fsq(quantizer, dtype):
@@ -154,7 +219,7 @@ def _lfq(quantizer, dtype):
 
 QUANTIZERS = {
     "simvq": _simvq,
-    "vq": _nearest(VQ, {"codebook_init": "codebook_init"}),
+    "vq": _nearest(VQ, {"codebook_init": "codebook_init", "restart_after": "restart_after"}),
     "ema_vq": _nearest(
         EMAVQ, {"codebook_init": "codebook_init", "decay": "ema_decay", "restart_after": "restart_after"}
     ),
@@ -205,7 +270,12 @@ def build_optimizers(config) -> Optimizers:
     schedules = build_schedules(config)
     shared = {"b1": config.optimizer.b1, "b2": config.optimizer.b2, "clip_norm": config.optimizer.clip_norm}
     return Optimizers(
-        generator_optimizer(schedules["learning_rate"], schedules["transform_learning_rate"], **shared),
+        generator_optimizer(
+            schedules["learning_rate"],
+            schedules["transform_learning_rate"],
+            scale_band=config.optimizer.scale_band,
+            **shared,
+        ),
         discriminator_optimizer(schedules["discriminator_learning_rate"], **shared),
     )
 
@@ -259,72 +329,19 @@ def build_perceptual(config) -> dict:
     return {}
 
 
-def build_state(config, networks: Networks, optimizers: Optimizers, key) -> TrainState:
-    """Initial training state."""
-    image = jnp.zeros((1, config.data.size, config.data.size, 3))
+def build_state(config, networks: Networks, optimizers: Optimizers, key, images=None) -> TrainState:
+    """Initial training state. images: (n, size, size, 3) float, which `quantizer.start_scale` looks at; None where only
+    shapes matter."""
+    if images is None:
+        images = jnp.zeros((1, config.data.size, config.data.size, 3))
     return create_state(
         key,
         networks.autoencoder,
         networks.discriminator,
         optimizers.generator,
         optimizers.discriminator,
-        image,
+        images,
     )
-
-
-def build_train_batches(config, skipped: SkipLog, start_step: int) -> Generator[dict]:
-    """This process's share of the training stream, from `start_step` on."""
-    data = config.data
-    return train_batches(
-        open_source(data.source, "train", data_dir=data.data_dir, max_pixels=data.max_pixels, skipped=skipped),
-        batch_size=config.batch_size,
-        size=data.size,
-        resize_short=data.resize_short,
-        crop=data.crop,
-        flip=data.flip,
-        crop_scale=tuple(data.crop_scale),
-        seed=config.seed,
-        start_step=start_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=data.threads,
-    )
-
-
-class EvalData:
-    """Evaluation crops of a config's source; `batches()` goes over them once."""
-
-    def __init__(self, config, skipped: SkipLog, source: str = "", limit: int | None = None):
-        """source: instead of the config's. limit: crops, evenly spread, instead of the config's; 0 = all."""
-        data = config.data
-        self._batch_size, self._threads = data.eval_batch_size, data.threads
-        self.source = source or data.source
-        opened = open_source(self.source, "eval", data_dir=data.data_dir, max_pixels=data.max_pixels, skipped=skipped)
-        self._crops = eval_crops(
-            opened,
-            size=data.size,
-            resize_short=data.resize_short,
-            per_picture=data.eval_crops,
-            limit=data.eval_limit if limit is None else limit,
-        )
-
-    def __len__(self) -> int:
-        return len(self._crops)
-
-    @property
-    def batch_count(self) -> int:
-        """Batches of a pass, the last one filled up."""
-        return -(-len(self) // self._batch_size)
-
-    def batches(self) -> Iterator[dict]:
-        """{"image": uint8 (b, size, size, 3), "mask": bool (b,)}."""
-        return eval_batches(
-            self._crops,
-            batch_size=self._batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            threads=self._threads,
-        )
 
 
 def read_config(run: Path) -> ml_collections.ConfigDict:

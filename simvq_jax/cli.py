@@ -89,7 +89,11 @@ def load_config(argument: str) -> tuple[Path, ml_collections.ConfigDict]:
     file = next((f for f in (Path(name), beside) if f.is_file()), None)
     if file is None:
         folder = Path(__file__).resolve().parent.parent / "configs"
-        known = [f"{folder.name}/{f.name}" for f in sorted(folder.glob("*.py")) if f.stem not in ("__init__", "common")]
+        known = [
+            f"{folder.name}/{f.name}"
+            for f in sorted(folder.glob("*.py"))
+            if f.stem not in ("__init__", "common", "recipes")
+        ]
         raise FileNotFoundError(f"--config={name} is no file; known are {', '.join(known)}.")
     spec = importlib.util.spec_from_file_location("experiment", file)
     if spec is None or spec.loader is None:

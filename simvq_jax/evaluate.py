@@ -10,15 +10,16 @@ import numpy as np
 
 from simvq_jax import cli
 from simvq_jax.api import load
-from simvq_jax.build import EvalData, build_perceptual, read_config
+from simvq_jax.build import build_perceptual, read_config
 from simvq_jax.data.images import to_uint8
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
+from simvq_jax.inputs import EvalData
 from simvq_jax.losses.perceptual import lpips
 from simvq_jax.mesh import make_mesh, place_batch, replicated
 from simvq_jax.metrics.codebook import effective_rank, perplexity, scale, utilization
 from simvq_jax.metrics.image import psnr, ssim
-from simvq_jax.optim import transform_of
+from simvq_jax.optim import transforms_of
 from simvq_jax.progress import Progress
 from simvq_jax.quantize.base import count_codes
 from simvq_jax.step import as_float
@@ -34,6 +35,8 @@ class Evaluation(NamedTuple):
     metrics: "eval/..." figures. counts: (K,) int64 tokens assigned to each code. originals, reconstructions:
     (n, h, w, 3) uint8, a few pictures spread over the data. tokens: (m, d) sample of encoder outputs. codes: (K, d)
     codebook Q. singular_values: (d,) of W, falling; empty without a transform.
+    Of a compound quantizer counts, codes and singular values are those of the first stage, utilization and perplexity
+    means over the stages, and each stage's utilization is "eval/codebook_utilization_stage0", and so on.
     """
 
     metrics: dict[str, float]
@@ -48,7 +51,8 @@ class Evaluation(NamedTuple):
 def make_eval_step(autoencoder):
     """Builds `(variables, perceptual, images, mask) -> (sums, counts, latents, reconstruction)`, jitted.
 
-    Sums are over the pictures that count; counts are (K,) over their tokens; reconstruction is clipped to [-1, 1].
+    Sums are over the pictures that count; counts are a list of (K,) over their tokens, one a stage; reconstruction is
+    clipped to [-1, 1].
     """
 
     @jax.jit
@@ -72,10 +76,16 @@ def make_eval_step(autoencoder):
             figures["lpips"] = lpips(perceptual, x, reconstruction)
         sums = {name: jnp.sum(jnp.where(mask, value, 0.0)) for name, value in figures.items()}
         sums["pictures"] = jnp.sum(mask)
-        counts = count_codes(out.quantized.indices, token_mask.astype(jnp.float32), autoencoder.quantizer.codebook_size)
+        counts = _count_stages(autoencoder.quantizer, out.quantized.indices, token_mask.astype(jnp.float32))
         return sums, counts, out.latents.astype(jnp.float32), reconstruction
 
     return eval_step
+
+
+def _count_stages(quantizer, indices, weight) -> list:
+    if isinstance(quantizer.codebook_size, int):
+        return [count_codes(indices, weight, quantizer.codebook_size)]
+    return [count_codes(indices[..., i], weight, size) for i, size in enumerate(quantizer.codebook_size)]
 
 
 def evaluate(
@@ -83,7 +93,8 @@ def evaluate(
 ) -> Evaluation:
     """One pass over the data; sums are kept in float64 on the host. variables: as `inference_variables`."""
     sums: dict[str, Any] = {}
-    counts = np.zeros((autoencoder.quantizer.codebook_size,), np.int64)
+    sizes = autoencoder.quantizer.codebook_size
+    counts = [np.zeros((size,), np.int64) for size in ([sizes] if isinstance(sizes, int) else sizes)]
     kept: list[dict[str, np.ndarray]] = []
     keep_every = -(-data.batch_count // PICTURES)
     for number, batch in enumerate(data.batches()):
@@ -91,7 +102,8 @@ def evaluate(
         batch_sums, batch_counts, latents, reconstruction = eval_step(
             variables, perceptual, placed["image"], placed["mask"]
         )
-        counts += np.asarray(batch_counts).astype(np.int64)
+        for total, of_batch in zip(counts, batch_counts, strict=True):
+            total += np.asarray(of_batch).astype(np.int64)
         for name, value in jax.device_get(batch_sums).items():
             sums[name] = sums.get(name, 0.0) + float(value)
         if number % keep_every == 0:
@@ -135,22 +147,26 @@ def _summarise(autoencoder, variables, sums, counts, samples) -> Evaluation:
     pictures = sums.pop("pictures")
     means = {name: value / pictures for name, value in sums.items()}
     codes = autoencoder.apply(variables, method="codebook")
-    transform = transform_of(variables["params"])
+    codes = codes[0] if isinstance(codes, tuple) else codes
+    transforms = transforms_of(variables["params"])
     singular_values = np.zeros((0,), np.float32)
     metrics = {f"eval/{name}": value for name, value in means.items() if name != "square_token_scale"}
     metrics |= {
-        "eval/codebook_utilization": float(utilization(counts > 0)),
-        "eval/codebook_perplexity": float(perplexity(jnp.asarray(counts, jnp.float32))),
+        "eval/codebook_utilization": float(np.mean([utilization(stage > 0) for stage in counts])),
+        "eval/codebook_perplexity": float(np.mean([perplexity(jnp.asarray(stage, jnp.float32)) for stage in counts])),
         "eval/token_scale": means["square_token_scale"] ** 0.5,
         "eval/code_scale": float(scale(codes)),
         "eval/pictures": pictures,
-        "eval/tokens": float(counts.sum()),
+        "eval/tokens": float(counts[0].sum()),
     }
-    if transform:
-        singular_values = np.asarray(jnp.linalg.svd(transform["kernel"], compute_uv=False))
+    if len(counts) > 1:
+        of_stages = {f"eval/codebook_utilization_stage{i}": stage for i, stage in enumerate(counts)}
+        metrics |= {name: float(utilization(stage > 0)) for name, stage in of_stages.items()}
+    if transforms:
+        singular_values = np.asarray(jnp.linalg.svd(transforms[0]["kernel"], compute_uv=False))
         metrics["eval/transform_effective_rank"] = float(effective_rank(jnp.asarray(singular_values)))
     return Evaluation(
-        metrics=metrics, counts=counts, codes=np.asarray(codes), singular_values=singular_values, **samples
+        metrics=metrics, counts=counts[0], codes=np.asarray(codes), singular_values=singular_values, **samples
     )
 
 

@@ -5,11 +5,24 @@ import time
 
 import jax
 
-from simvq_jax import build
+from simvq_jax.build import pixels_a_token
 from simvq_jax.drawing.pictures import picture_grid
 from simvq_jax.evaluate import Evaluation, evaluate, make_eval_step
+from simvq_jax.health import CollapseWatch
+from simvq_jax.inputs import EvalData
 from simvq_jax.progress import Progress
 from simvq_jax.state import TrainState, inference_variables
+
+# Figures of which a row has the latest, not the mean: they stand for a window of tokens, or for the moment.
+NO_MEANS = (
+    "codebook_utilization",
+    "codebook_perplexity",
+    "codes_never_used",
+    "dead_code_age",
+    "effective_rank",
+    "skipped",
+    "learning_rate",
+)
 
 
 class Diverged(RuntimeError):
@@ -24,7 +37,9 @@ class Observer:
         self._skipped = skipped
         self._autoencoder, self._perceptual = networks.autoencoder, perceptual
         self._eval_step = make_eval_step(networks.autoencoder)
-        self._eval_data = build.EvalData(config, skipped)
+        self._eval_data = EvalData(config, skipped)
+        tokens = config.batch_size * (config.data.size // pixels_a_token(config)) ** 2
+        self._watch = CollapseWatch(config.quantizer.codebook_size, tokens)
         self._window: list[dict] = []
         self._since, self._examples = 0.0, 0
 
@@ -51,15 +66,16 @@ class Observer:
     def _log(self, step: int) -> None:
         """Writes the means since the last row, over the steps that were not skipped, and what stands now."""
         latest = self._window[-1]
-        means = {name: _finite_mean([row[name] for row in self._window]) for name in latest}
-        no_means = ("codebook_utilization", "codebook_perplexity", "skipped", "learning_rate")
-        state_now = [name for name in latest if name.endswith(no_means)]
+        means = {name: _finite_mean([row[name] for row in self._window if name in row]) for name in latest}
+        state_now = [name for name in latest if any(part in name for part in NO_MEANS)]
         means |= {name: latest[name] for name in state_now}
         del means["train/skipped_in_a_row"]
         elapsed = time.monotonic() - self._since
         means["train/examples_per_second"] = self._examples / max(elapsed, 1e-9)
         means["train/skipped_files"] = float(self._skipped.count)
         self._writer.write_scalars(step, means)
+        for sentence in self._watch.look(step, means):
+            self._progress.note(f"warning: {sentence}")
         self._window, self._since, self._examples = [], time.monotonic(), 0
 
     def _check_divergence(self, step: int, row: dict) -> None:

@@ -1,6 +1,7 @@
 """Optimisers and learning-rate schedules; the codebook transform has its own of both."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 SCHEDULES = ("constant", "warmup_cosine")
@@ -39,17 +40,48 @@ def discriminator_optimizer(schedule, *, b1: float, b2: float, clip_norm: float)
     return _adam(schedule, b1, b2, clip_norm)
 
 
-def generator_optimizer(schedule, transform_schedule, *, b1: float, b2: float, clip_norm: float):
+def generator_optimizer(
+    schedule, transform_schedule, *, b1: float, b2: float, clip_norm: float, scale_band: float = 0.0
+):
     """Adam with one schedule for the codebook transform and one for the rest, each clipped by its own norm.
 
     W needs a far larger rate than the networks: a code moves by the product of W's step with its basis vector,
     and must keep up with tokens that the whole encoder moves (see docs/NOTES.md).
+
+    scale_band: see `keep_in_scale`; 0 = off.
     """
+    transform = _adam(transform_schedule, b1, b2, clip_norm)
     groups = {
-        "transform": _adam(transform_schedule, b1, b2, clip_norm),
+        "transform": keep_in_scale(transform, scale_band) if scale_band else transform,
         "rest": _adam(schedule, b1, b2, clip_norm),
     }
     return optax.multi_transform(groups, label_groups)
+
+
+def keep_in_scale(inner: optax.GradientTransformation, band: float) -> optax.GradientTransformationExtraArgs:
+    """Shrinks W, instead of a step of `inner`, where codes are spread over `band` times as far as tokens: to 1 / band.
+
+    Gradients cannot do that: of codes far outside the tokens few are selected, and W turns until those fit, while the
+    others stay where they are. Nor may those gradients be remembered: Adam would take far too small steps for hundreds
+    of steps. Codes that are too close together need no help, for W then grows by its rate.
+
+    Needs the extra argument `token_spread`, the tokens' root mean square distance from their mean; the codes' is
+    ||W||_F / sqrt(rows), the rows of the basis being N(0, 1 / columns). Quantizers without a single transform are left
+    alone: the tokens of a compound one's stages are not known here.
+    """
+
+    def update(updates, state, params, *, token_spread, **_):
+        if "transform" not in params.get("quantizer", {}):
+            return inner.update(updates, state, params)
+        kernel = params["quantizer"]["transform"]["kernel"]
+        ratio = jnp.sqrt(jnp.sum(kernel**2) / kernel.shape[0]) / jnp.maximum(token_spread, 1e-30)
+        off = (ratio > band) & (token_spread > 0)
+        updates, state = inner.update(jax.tree.map(lambda u: jnp.where(off, 0.0, u), updates), state, params)
+        layer = updates["quantizer"]["transform"]
+        kept = jnp.where(off, kernel / (band * ratio) - kernel, layer["kernel"])
+        return {**updates, "quantizer": {**updates["quantizer"], "transform": {**layer, "kernel": kept}}}, state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def label_groups(params):
@@ -62,6 +94,8 @@ def label_groups(params):
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-def transform_of(params):
-    """The codebook transform's {"kernel", "bias"} among generator parameters, or {} where there is none."""
-    return params["quantizer"].get("transform", {}) if "quantizer" in params else {}
+def transforms_of(params) -> list:
+    """The codebook transforms' {"kernel", "bias"} among generator parameters: one, of every stage one, or none."""
+    quantizer = params.get("quantizer", {})
+    stages = [quantizer] if "transform" in quantizer else [quantizer[name] for name in sorted(quantizer)]
+    return [stage["transform"] for stage in stages if isinstance(stage, dict) and "transform" in stage]

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from simvq_jax.health import usage_figures
 from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, lecam_penalty, lecam_update
 from simvq_jax.losses.perceptual import lpips
-from simvq_jax.metrics.codebook import perplexity, scale, utilization
+from simvq_jax.metrics.codebook import scale, spread
 from simvq_jax.models.tokenizer import Autoencoder
-from simvq_jax.optim import transform_of
-from simvq_jax.quantize.base import USAGE_WINDOW
+from simvq_jax.optim import transforms_of
 from simvq_jax.state import Player, TrainState
 
 ADAPTIVE_LIMIT = 1e4  # VQGAN's clamp of the ratio of gradient norms
@@ -104,6 +104,7 @@ def make_train_step(
             "commitment": out.quantized.losses["commitment"],
             "codebook_loss": out.quantized.losses["codebook"],
             "token_scale": scale(out.latents),
+            "token_spread": spread(out.latents),
             "code_scale": scale(out.quantized.z_q),
         }
         return loss, (out, changed["codebook_stats"], figures)
@@ -175,7 +176,9 @@ def make_train_step(
 
         moved = replace(
             state,
-            generator=advance(optimizers.generator, state.generator, generator_grads),
+            generator=advance(
+                optimizers.generator, state.generator, generator_grads, token_spread=figures["token_spread"]
+            ),
             codebook_stats=stats,
         )
         if discriminator is not None:
@@ -188,12 +191,11 @@ def make_train_step(
         moved = replace(moved, ema=optax.incremental_update(moved.generator.params, state.ema, 1.0 - ema_decay))
 
         figures["grad_norm"] = optax.tree.norm(generator_grads)
-        figures["transform_grad_norm"] = optax.tree.norm(transform_of(generator_grads))
-        ok = jnp.isfinite(sum(figures.values()))
+        figures["transform_grad_norm"] = optax.tree.norm(transforms_of(generator_grads))
+        # As one array: XLA would compute a sum of scalars anew in the update of every parameter.
+        ok = jnp.all(jnp.isfinite(jnp.stack(list(figures.values()))))
         state = keep_if(ok, moved, state)
-        usage = state.codebook_stats["quantizer"]
-        figures["codebook_utilization"] = utilization(usage["age"] < USAGE_WINDOW)
-        figures["codebook_perplexity"] = perplexity(usage["usage"])
+        figures |= usage_figures(state.codebook_stats["quantizer"])
         for name, schedule in schedules.items():
             figures[name] = schedule(state.step - 1)
         figures["skipped"] = state.skipped
@@ -208,9 +210,10 @@ def as_float(images):
     return images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
 
 
-def advance(optimizer, player: Player, grads) -> Player:
-    """The player after one update."""
-    updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
+def advance(optimizer, player: Player, grads, **figures) -> Player:
+    """The player after one update. figures: what the optimiser may look at beside the gradients."""
+    optimizer = optax.with_extra_args_support(optimizer)
+    updates, opt_state = optimizer.update(grads, player.opt_state, player.params, **figures)
     return Player(optax.apply_updates(player.params, updates), opt_state)
 
 

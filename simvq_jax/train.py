@@ -17,6 +17,8 @@ from simvq_jax import build, cli
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
+from simvq_jax.health import rank_figures
+from simvq_jax.inputs import build_train_batches
 from simvq_jax.mesh import (
     batch_sharding,
     check_batch,
@@ -24,9 +26,9 @@ from simvq_jax.mesh import (
     make_mesh,
     place_batch,
     replicated,
-    state_sharding,
 )
 from simvq_jax.observer import Observer
+from simvq_jax.start import initial_state
 from simvq_jax.state import TrainState
 from simvq_jax.writers import open_writer
 
@@ -110,26 +112,6 @@ def _may_change(key: str, before, now) -> bool:
     return key in MAY_CHANGE or key.startswith(MAY_CHANGE_UNDER)
 
 
-def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh) -> TrainState:
-    """The restored state, or a new one; made in place on its devices."""
-    key = jax.random.key(config.seed)
-
-    def init(key):
-        return build.build_state(config, networks, optimizers, key)
-
-    shapes = jax.eval_shape(init, key)
-    shardings = state_sharding(shapes, mesh)
-    template = jax.tree.map(
-        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
-    )
-    restored = checkpoints.restore(template)
-    if restored is not None:
-        return restored
-    # A program that runs once: optimising its many random draws would take ten times longer than it saves.
-    quick = {"xla_backend_optimization_level": 0}
-    return jax.jit(init, out_shardings=shardings, compiler_options=quick)(key)
-
-
 def compile_step(train_step, state: TrainState, mesh):
     """The step as one jitted call that reuses the state's memory."""
     shardings = jax.tree.map(lambda a: a.sharding, state)
@@ -147,7 +129,7 @@ def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkp
     skipped = SkipLog(workdir / "skipped_files.txt")
     with (
         open_writer(workdir, start) as writer,
-        contextlib.closing(build.build_train_batches(config, skipped, start)) as batches,
+        contextlib.closing(build_train_batches(config, skipped, start)) as batches,
         StopRequest() as stop,
     ):
         observe = Observer(config, workdir, mesh, networks, perceptual, writer, skipped)
@@ -157,6 +139,8 @@ def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkp
             batch = place_batch(next(batches), mesh)
             state, metrics = step_fn(state, batch["image"], perceptual)
             step += 1
+            if step % config.log_every == 0:
+                metrics |= rank_figures(state.generator.params)
             if pending is not None:
                 observe.step(*pending)
             pending = (step, metrics)

@@ -85,7 +85,7 @@ def test_the_file_may_come_after_its_overrides_and_with_a_blank(capsys):
         ("/no/such.py", "--config=/no/such.py is no file; known are configs/"),
         ("", "--config= is no file; known are configs/"),
         ("configs", "--config=configs is no file"),
-        ("configs/quickstart.py:vqq", "quickstart.py:vqq is unknown: use quickstart.py or quickstart.py:vq."),
+        ("configs/quickstart.py:vqq", "quickstart.py:vqq is unknown: use one of simvq, vq, paper."),
         ("configs/common.py:vq", "is no usable config (TypeError: get_config() takes 0 positional arguments"),
         ("pyproject.toml", "--config=pyproject.toml is no Python file: give configs/NAME.py."),
     ],

@@ -11,12 +11,15 @@ from simvq_jax import build
 from simvq_jax.cli import flatten
 
 FOLDER = Path(common.__file__).parent
-FILES = sorted(file for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "common"))
+FILES = sorted(file for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "common", "recipes"))
 SIZES = {"1k": 1024, "8k": 8192, "65k": 65_536, "262k": 262_144}
+METHODS = ["simvq", "vq", "paper"]
 ARGUMENTS = {
-    "quickstart": ["simvq", "vq"],
-    "imagenet128_simvq": list(SIZES),
-    "imagenet128_vq": list(SIZES),
+    "quickstart": METHODS,
+    "photos_vit": METHODS,
+    "imagenet128_simvq": [*SIZES, "65k,paper"],
+    "imagenet128_vq": [*SIZES, "65k,paper"],
+    "imagenet128_vit": [*SIZES, "65k,paper"],
 }
 CASES = [(file, argument) for file in FILES for argument in [None, *ARGUMENTS.get(file.stem, [])]]
 
@@ -52,7 +55,7 @@ def test_a_config_builds_at_full_size(file, argument):
         assert state.generator.params["quantizer"]["transform"]["kernel"].shape == (dim, dim)
     assert state.codebook_stats["quantizer"]["age"].shape == (size,)
     assert bool(state.discriminator.params) == config.discriminator.enabled
-    assert config.data.size % 2 ** (len(config.model.multipliers) - 1) == 0
+    assert config.data.size % build.pixels_a_token(config) == 0
     assert config.data.resize_short == 0 or config.data.resize_short >= config.data.size
 
 
@@ -91,10 +94,12 @@ def test_the_two_methods_of_an_experiment_differ_in_the_method_alone():
         a, b = flatten(a), flatten(b)
         return {key for key in a if a[key] != b[key]}
 
-    quickstart = FOLDER / "quickstart.py"
-    assert differences(config_of(quickstart, "simvq"), config_of(quickstart, "vq")) == {"quantizer.kind"}
-    pair = [config_of(FOLDER / f"imagenet128_{kind}.py", "65k") for kind in ("simvq", "vq")]
-    assert differences(*pair) == {"quantizer.kind"}
+    for file in ("quickstart.py", "photos_vit.py"):
+        pair = [config_of(FOLDER / file, method) for method in ("simvq", "vq")]
+        assert differences(*pair) == {"quantizer.kind"}
+    for argument in ("65k", "65k,paper"):
+        pair = [config_of(FOLDER / f"imagenet128_{kind}.py", argument) for kind in ("simvq", "vq")]
+        assert differences(*pair) == {"quantizer.kind"}
 
 
 @pytest.mark.parametrize("argument", SIZES)
@@ -103,3 +108,18 @@ def test_the_paper_s_codebook_sizes(argument):
     assert config.quantizer.codebook_size == SIZES[argument]
     assert config.steps == 50 * -(-1_281_167 // 256)  # epochs
     assert (config.batch_size, config.quantizer.dim, config.optimizer.ema_decay) == (256, 128, 0.999)
+
+
+def test_the_paper_s_recipe_is_exact():
+    """The official config's optimiser, and nothing of this project's in its quantizer."""
+    config, defaults = config_of(FOLDER / "imagenet128_simvq.py", "65k,paper"), common.get_config()
+    assert config.optimizer == defaults.optimizer and config.schedule == defaults.schedule
+    quantizer = {key: value for key, value in config.quantizer.items() if value != defaults.quantizer[key]}
+    assert quantizer == {"codebook_size": 65_536, "region_sources": 2048}  # the latter is of the region loss alone
+
+
+@pytest.mark.parametrize("file", ["quickstart", "photos_vit", "imagenet128_simvq", "imagenet128_vit"])
+def test_the_recommended_recipe_is_the_default(file):
+    config = config_of(FOLDER / f"{file}.py", None)
+    assert config.quantizer.codebook_loss == "region" and config.quantizer.start_scale == 1
+    assert config.optimizer.transform_learning_rate > config.optimizer.learning_rate

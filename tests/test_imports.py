@@ -29,10 +29,11 @@ LAYERS = [
     ("simvq_jax.optim", {"mesh"}),
     ("simvq_jax.checkpoint", {"mesh", "state"}),
     ("simvq_jax.writers", {"mesh", "files"}),
-    ("simvq_jax.step", {"losses", "metrics", "models", "optim", "quantize", "state"}),
+    ("simvq_jax.health", {"metrics", "optim", "quantize"}),
+    ("simvq_jax.step", {"health", "losses", "metrics", "models", "optim", "quantize", "state"}),
 ]
 # Above these, order in the list is all there is: each may import every place before it.
-ENTRY_POINTS = ["build", "api", "evaluate", "report", "compare", "observer", "train", "reconstruct"]
+ENTRY_POINTS = ["build", "inputs", "api", "evaluate", "report", "compare", "observer", "start", "train", "reconstruct"]
 
 
 def module_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from simvq_jax.optim import (
     generator_optimizer,
     label_groups,
     make_schedule,
-    transform_of,
+    transforms_of,
 )
 
 ADAM = {"b1": 0.5, "b2": 0.9}
@@ -154,9 +154,11 @@ def test_parameters_without_a_transform_are_trained_at_the_rest_rate():
 
 
 def test_the_transform_is_found_or_empty():
-    assert set(transform_of(parameters())) == {"kernel", "bias"}
-    assert transform_of({"quantizer": {"codebook": jnp.ones(2)}}) == {}
-    assert transform_of({"encoder": {}}) == {}
+    assert [set(layer) for layer in transforms_of(parameters())] == [{"kernel", "bias"}]
+    stages = {f"stages_{i}": parameters()["quantizer"] for i in range(3)}
+    assert len(transforms_of({"quantizer": stages})) == 3
+    assert transforms_of({"quantizer": {"codebook": jnp.ones(2)}}) == []
+    assert transforms_of({"encoder": {}}) == []
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 1e-3])
@@ -165,3 +167,64 @@ def test_the_discriminator_has_plain_adam(clip_norm):
     grads = {"kernel": jnp.array([3.0, -3.0, 3.0, -3.0])}
     updates = one_step(discriminator_optimizer(lambda step: 0.2, **ADAM, clip_norm=clip_norm), grads, params)
     np.testing.assert_allclose(updates["kernel"], [-0.2, 0.2, -0.2, 0.2], rtol=1e-4)
+
+
+# The transform's scale
+
+
+def spread_of(kernel):
+    return float(jnp.sqrt(jnp.sum(kernel**2) / kernel.shape[0]))
+
+
+@pytest.mark.parametrize("factor", [1e-4, 0.3, 3.0, 1e4])
+def test_codes_far_outside_the_tokens_are_drawn_in(factor):
+    """W keeps its shape and b its place, and the gradient of such a step is not taken, nor remembered by Adam."""
+    params = parameters()
+    kernel = factor * jnp.array([[1.0, 2.0], [0.5, -1.0]])
+    params["quantizer"]["transform"] = {"kernel": kernel, "bias": jnp.array([5.0, 6.0])}
+    optimizer = generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=0.0, scale_band=2.0)
+    token_spread = 1.7
+    grads = jax.tree.map(lambda leaf: 1e3 * jnp.ones_like(leaf), params)
+    state = optimizer.init(params)
+    updates, state = optimizer.update(grads, state, params, token_spread=token_spread)
+    moved = optax.apply_updates(params, updates)
+    after = moved["quantizer"]["transform"]
+    if spread_of(kernel) / token_spread < 2:
+        np.testing.assert_allclose(after["kernel"], kernel - 0.5, rtol=1e-5)
+        return
+    np.testing.assert_allclose(after["kernel"], kernel * token_spread / spread_of(kernel) / 2, rtol=1e-3)
+    np.testing.assert_array_equal(after["bias"], [5, 6])
+    np.testing.assert_allclose(moved["encoder"]["conv"]["kernel"], 0.5 - 0.01, rtol=1e-5)  # the networks go on
+    small = jax.tree.map(lambda leaf: 1e-3 * jnp.ones_like(leaf), params)
+    updates, _ = optimizer.update(small, state, moved, token_spread=token_spread)
+    assert np.all(np.asarray(updates["quantizer"]["transform"]["kernel"]) < -0.2)  # Adam's memory is not of 1e3
+
+
+def test_codes_of_the_tokens_scale_are_left_to_the_gradient():
+    params = parameters()
+    ones = jax.tree.map(jnp.ones_like, params)
+    banded, free = (
+        generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=1.0, scale_band=band)
+        for band in (2.0, 0.0)
+    )
+    updates, _ = banded.update(ones, banded.init(params), params, token_spread=jnp.float32(1.2))
+    jax.tree.map(np.testing.assert_array_equal, updates, one_step(free, ones, params))
+
+
+@pytest.mark.parametrize("token_spread", [0.0, np.nan])
+def test_tokens_without_a_spread_rescale_nothing(token_spread):
+    params = parameters()
+    optimizer = generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=0.0, scale_band=2.0)
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params, token_spread=jnp.float32(token_spread))
+    np.testing.assert_allclose(updates["quantizer"]["transform"]["kernel"], -0.5, rtol=1e-5)
+
+
+def test_a_band_leaves_quantizers_without_a_single_transform_alone():
+    optimizer = generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=0.0, scale_band=2.0)
+    for quantizer in ({"codebook": jnp.ones((4, 2))}, {"stages_0": parameters()["quantizer"]}):
+        params = {"encoder": {"kernel": jnp.ones(3)}, "quantizer": quantizer}
+        grads = jax.tree.map(jnp.ones_like, params)
+        updates, _ = optimizer.update(grads, optimizer.init(params), params, token_spread=jnp.float32(100.0))
+        rate = 0.01 if "codebook" in quantizer else 0.5
+        jax.tree.map(lambda u, rate=rate: np.testing.assert_allclose(u, -rate, rtol=1e-5), updates["quantizer"])

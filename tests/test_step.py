@@ -14,7 +14,7 @@ from simvq_jax import build
 from simvq_jax.mesh import batch_sharding, make_mesh, replicated, state_sharding
 from simvq_jax.quantize import SimVQ
 from simvq_jax.search import backends, blockwise
-from simvq_jax.step import Optimizers
+from simvq_jax.step import Optimizers, as_float
 
 BATCH = 16
 
@@ -28,7 +28,8 @@ def build_step(config, rate=None):
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
     if rate is not None:
         optimizers = Optimizers(optax.sgd(rate), optax.sgd(rate))
-    state = build.build_state(config, networks, optimizers, jax.random.key(config.seed))
+    key = jax.random.key(config.seed)
+    state = build.build_state(config, networks, optimizers, key, as_float(pictures()))
     step = build.build_train_step(config, networks, optimizers)
     return state, step
 
@@ -46,7 +47,7 @@ def assert_close_gradients(got, expected, relative):
 
 @pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 2, "codebook": 2}])
 def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
-    """Loss within 1e-6, gradients within 1e-5 relative, equal statistics; large arrays and codes are split."""
+    """Loss within 2e-6, gradients within 1e-5 relative, equal statistics; large arrays and codes are split."""
     monkeypatch.setattr("simvq_jax.mesh.SMALLEST_SHARDED", 256)
     config, rate = tiny_config(), 64.0  # large, so that the change is not lost in the parameters' rounding
     state, step = build_step(config, rate)
@@ -62,7 +63,7 @@ def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
         assert shardings.codebook["quantizer"]["basis"].spec == PartitionSpec("codebook")
     for name in figures:
         np.testing.assert_allclose(figures[name], figures_alone[name], rtol=1e-5, atol=1e-6, err_msg=name)
-    np.testing.assert_allclose(figures["train/loss"], figures_alone["train/loss"], rtol=1e-6)
+    np.testing.assert_allclose(figures["train/loss"], figures_alone["train/loss"], rtol=2e-6)
     assert_close_gradients(gradients(state, shared, rate), gradients(state, alone, rate), 1e-5)
     for a, b in zip(jax.tree.leaves(alone.codebook_stats), jax.tree.leaves(shared.codebook_stats), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -154,16 +155,16 @@ def test_each_player_is_moved_by_its_own_loss_only():
 
 
 GOLDEN = {
-    "train/loss": 1.171965,
-    "train/l1": 0.5560873,
-    "train/commitment": 0.09769882,
-    "train/codebook_loss": 0.08512032,
-    "train/discriminator_loss": 1.042286,
-    "train/lecam": 0.01544919,
-    "train/grad_norm": 1.195982,
-    "train/transform_grad_norm": 0.2319868,
-    "train/codebook_perplexity": 11.67093,
-    "train/codebook_utilization": 0.3645833,
+    "train/loss": 1.119401,
+    "train/l1": 0.5605456,
+    "train/commitment": 0.03219466,
+    "train/codebook_loss": 0.03442141,
+    "train/discriminator_loss": 1.008979,
+    "train/lecam": 0.01554202,
+    "train/grad_norm": 1.209521,
+    "train/transform_grad_norm": 0.04578263,
+    "train/codebook_perplexity": 46.86597,
+    "train/codebook_utilization": 0.8333334,
 }
 
 

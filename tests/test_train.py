@@ -183,7 +183,7 @@ def poisoned(original, steps):
 
 
 def test_a_batch_of_nan_is_skipped_counted_and_training_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "build_train_batches", poisoned(build.build_train_batches, {1}))
+    monkeypatch.setattr(train, "build_train_batches", poisoned(train.build_train_batches, {1}))
     state = train.train(tiny_config(discriminator__enabled=False), tmp_path / "run")
     assert int(state.skipped) == 1 and int(state.skipped_in_a_row) == 0 and int(state.step) == 4
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.generator))
@@ -191,7 +191,7 @@ def test_a_batch_of_nan_is_skipped_counted_and_training_goes_on(tmp_path, monkey
 
 
 def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "build_train_batches", poisoned(build.build_train_batches, range(1, 9)))
+    monkeypatch.setattr(train, "build_train_batches", poisoned(train.build_train_batches, range(1, 9)))
     config = tiny_config(max_skipped_in_a_row=3, discriminator__enabled=False)
     with pytest.raises(observer.Diverged, match="last 3 steps, to step 4"):
         train.train(config, tmp_path / "run")
@@ -227,4 +227,5 @@ def test_every_key_is_read(tmp_path):
     for kind in build.QUANTIZERS:
         other = tiny_config(quantizer__kind=kind, quantizer__levels=(4, 4), quantizer__codebook_size=16)
         build.build_quantizer(Spy(other, read), jnp.float32)
+    build.build_autoencoder(Spy(tiny_config(model__kind="vit", quantizer__stages=2), read))
     assert set(flatten(simvq)) - read == set()

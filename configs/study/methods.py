@@ -1,48 +1,47 @@
-"""Study: every method at every codebook size, on scikit-image's photographs.
+"""Study: every method at every codebook size, and three seeds of those that matter most.
 
-    python launch/sweep.py --config=configs/study/methods.py --workdir=runs/study/methods
-or  python -m simvq_jax.train --config=configs/study/methods.py --workdir=runs/study/one
+    python launch/sweep.py --config=configs/study/methods.py:reduced --workdir=runs/study/methods
+or  python -m simvq_jax.train --config=configs/study/methods.py:reduced --workdir=runs/study/one
 
-The quickstart's network, data and schedule; only the quantizer differs. Methods and settings are those of the SimVQ
-paper's tables where they fit: VQ and FSQ as published, EMA codes with and without restart, factorized codes of 8
-dimensions, LFQ, SimVQ with the paper's single rate and loss, and with this project's recipe.
+Only the quantizer differs, and for SimVQ the recipe: this project's, and the paper's. Others are set as their papers
+have them where that fits.
 """
 
 import math
 from typing import Any
 
-from configs import quickstart
+from configs.study import base
 
-SIZES = (1024, 8192, 65_536)
-FSQ_LEVELS = ((8, 5, 5, 5), (8, 8, 8, 16), (8, 8, 8, 8, 16))  # as FSQ's paper has them: about as many codes
+FSQ_LEVELS = {1024: (8, 5, 5, 5), 8192: (8, 8, 8, 16), 65_536: (8, 8, 8, 8, 16), 262_144: (8, 8, 8, 8, 8, 8)}
+RESTART = {"restart_after": 65_536}
 METHODS: dict[str, dict[str, Any]] = {
     "vq": {"kind": "vq"},
+    "vq_kmeans_restart": {"kind": "vq", "codebook_init": "kmeans", **RESTART},
     "ema_vq": {"kind": "ema_vq", "codebook_init": "normal"},
-    "ema_vq_restart": {"kind": "ema_vq", "codebook_init": "normal", "restart_after": 65_536},
+    "ema_vq_kmeans_restart": {"kind": "ema_vq", "codebook_init": "kmeans", **RESTART},
     "factorized_vq": {"kind": "factorized_vq"},
     "lfq": {"kind": "lfq"},
     "moment_vq": {"kind": "moment_vq"},
     "simvq": {"kind": "simvq"},
 }
+HEADLINE = ("vq", "simvq", "simvq_paper")  # of which three seeds are run
+SEEDS = (0, 1, 2)
+get_config = base.get_config
 
 
-def get_config():
-    return quickstart.get_config()
+def sweep(add, size: str = "reduced"):
+    """`add(name, changes)` for each run."""
+    for k in base.CODEBOOK_SIZES[size]:
+        for name, changes in {**_methods(k), "simvq_paper": base.paper(size)}.items():
+            for seed in SEEDS if name in HEADLINE else SEEDS[:1]:
+                add(f"{name}_{k}_seed{seed}", {"quantizer.codebook_size": k, "seed": seed, **changes})
 
 
-def sweep(add):
-    for size in SIZES:
-        for name, quantizer in METHODS.items():
-            changes = {f"quantizer.{key}": value for key, value in quantizer.items()}
-            add(f"{name}_{size}", {**changes, "quantizer.codebook_size": size})
-        paper = {
-            "quantizer.codebook_size": size,
-            "quantizer.codebook_loss": "token",
-            "optimizer.transform_learning_rate": 1e-3,
-            "schedule.transform_kind": "warmup_cosine",
-            "schedule.transform_warmup_fraction": 0.1,
-        }
-        add(f"simvq_paper_{size}", paper)
-    for levels in FSQ_LEVELS:
-        size = math.prod(levels)
-        add(f"fsq_{size}", {"quantizer.kind": "fsq", "quantizer.levels": levels, "quantizer.codebook_size": size})
+def _methods(k: int) -> dict[str, dict[str, Any]]:
+    """Changes of every method but the paper's SimVQ."""
+    levels = FSQ_LEVELS[k]
+    fsq = {"kind": "fsq", "levels": levels, "codebook_size": math.prod(levels)}
+    return {
+        name: {f"quantizer.{key}": value for key, value in quantizer.items()}
+        for name, quantizer in {**METHODS, "fsq": fsq}.items()
+    }

@@ -35,10 +35,10 @@ def train_batches(
     flip: bool,
     crop_scale: tuple[float, float],
     seed: int,
-    start_step: int,
-    process_index: int,
-    process_count: int,
     threads: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Generator[Batch]:
     """Return this process's share of an endless, shuffled, deterministic stream of batches.
 

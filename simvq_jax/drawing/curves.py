@@ -28,7 +28,12 @@ CHARTS = (
     Chart(
         "Codebook utilization",
         "share of the codes in use",
-        ("train/codebook_utilization", "eval/codebook_utilization"),
+        (
+            "train/codebook_utilization",
+            "train/codebook_utilization_wide",
+            "train/codebook_utilization_least",
+            "eval/codebook_utilization",
+        ),
         include=(0.0, 1.0),
     ),
     Chart(
@@ -37,6 +42,9 @@ CHARTS = (
         ("train/codebook_perplexity", "eval/codebook_perplexity"),
         include=(0.0,),
     ),
+    Chart("Perplexity over K", "1 = all codes equally often", ("train/codebook_perplexity_share",), include=(0.0,)),
+    Chart("Codes never used", "share of the codes", ("train/codes_never_used",), include=(0.0,)),
+    Chart("Mean age of codes fallen out of use", "tokens", ("train/dead_code_age",), include=(0.0,)),
     Chart("PSNR", "dB", ("eval/psnr",)),
     Chart("SSIM", "", ("eval/ssim",)),
     Chart("LPIPS", "lower is better", ("eval/lpips",)),
@@ -49,10 +57,15 @@ CHARTS = (
     Chart(
         "Scale of tokens and codes",
         "root mean square",
-        ("train/token_scale", "train/code_scale", "eval/token_scale", "eval/code_scale"),
+        ("train/token_scale", "train/token_spread", "train/code_scale", "eval/token_scale", "eval/code_scale"),
         log=True,
     ),
-    Chart("Effective rank of W", "dimensions", ("eval/transform_effective_rank",), include=(0.0,)),
+    Chart(
+        "Effective rank of W",
+        "dimensions",
+        ("train/transform_effective_rank", "eval/transform_effective_rank"),
+        include=(0.0,),
+    ),
     Chart("Gradient norms", "", ("train/grad_norm", "train/transform_grad_norm"), log=True),
     Chart("Learning rates", "", ("train/learning_rate", "train/transform_learning_rate"), log=True),
     Chart("Discriminator loss", "", ("train/discriminator_loss",)),

@@ -24,3 +24,9 @@ def effective_rank(singular_values):
 def scale(vectors):
     """Root mean square length. (..., d) -> ()."""
     return jnp.sqrt(jnp.mean(jnp.sum(vectors.astype(jnp.float32) ** 2, axis=-1)))
+
+
+def spread(vectors):
+    """Root mean square distance from their mean. (..., d) -> ()."""
+    flat = vectors.astype(jnp.float32).reshape(-1, vectors.shape[-1])
+    return scale(flat - jnp.mean(flat, axis=0, keepdims=True))

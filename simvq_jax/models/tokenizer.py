@@ -5,7 +5,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.models.cnn import Decoder, Encoder
 from simvq_jax.quantize import Quantized
 from simvq_jax.quantize.base import Quantizer
 
@@ -24,9 +23,9 @@ class Tokenized:
 class Autoencoder(nn.Module):
     """A tokenizer's network: `decoder(quantizer(encoder(x)))`."""
 
-    encoder: Encoder
+    encoder: nn.Module  # `Encoder` or `ViTEncoder`
     quantizer: Quantizer
-    decoder: Decoder
+    decoder: nn.Module  # with `features`, and `to_pixels` by a layer `conv_out`
 
     def __call__(self, x, mask=None, train: bool = False) -> Tokenized:
         """x: (b, h, w, 3) in [-1, 1]; mask: bool over the tokens, or None."""

@@ -1,0 +1,76 @@
+"""Finished runs of a study as JSON, one a run, to be committed: figures, curves, config, machine.
+
+    python -m benchmarks.record --config=configs/study/methods.py:reduced --workdir=runs/study/methods
+
+Writes benchmarks/results/study/STUDY/RUN.json, STUDY being the experiment's name. Other runs' files stay.
+The runs must have been made on this machine. `python -m benchmarks.results` turns the files into docs/RESULTS.md.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import timing
+from launch import sweep
+from simvq_jax import cli
+from simvq_jax.drawing.curves import read_metrics
+
+FOLDER = Path("benchmarks/results/study")
+CURVES = ("train/codebook_utilization", "train/codebook_perplexity", "train/transform_effective_rank")
+PACKAGES = ("flax", "optax", "numpy")
+
+
+def record(run: sweep.Run, argument: str, workdir: Path) -> dict[str, Any]:
+    """What is kept of a finished run."""
+    folder = workdir / run.name
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    numbers = read_metrics(folder).numbers
+    last = {name: by_step[max(by_step)] for name, by_step in numbers.items() if name.startswith("train/")}
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    finished = datetime.fromtimestamp((folder / "evaluation.json").stat().st_mtime, UTC)
+    return {
+        "run": run.name,
+        "command": f"python launch/sweep.py --config={argument} --workdir={workdir} --only={run.name}",
+        "date": finished.date().isoformat(),
+        "machine": timing.machine(),
+        "versions": timing.versions(["jax", *PACKAGES]),
+        "changes": run.changes,
+        "seed": config["seed"],
+        "steps": config["steps"],
+        "batch_size": config["batch_size"],
+        "kind": config["quantizer"]["kind"],
+        "codebook_size": config["quantizer"]["codebook_size"],
+        "dim": config["quantizer"]["dim"],
+        "figures": {name: _rounded(value) for name, value in sorted((last | evaluation).items())},
+        "curves": {name: _curve(numbers[name]) for name in CURVES if name in numbers},
+    }
+
+
+def _curve(by_step: dict[int, float]) -> dict[str, list]:
+    steps = sorted(by_step)
+    return {"step": steps, "value": [_rounded(by_step[step]) for step in steps]}
+
+
+def _rounded(value):
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def main(config: str, workdir: str) -> None:
+    """Records the runs of a sweep that are finished, and names those that are not."""
+    study, folder = Path(config.partition(":")[0]).stem, Path(workdir)
+    missing = []
+    for run in sweep.planned_runs(config):
+        if sweep.is_finished(run, config, folder):
+            timing.write_json(str(FOLDER / study / f"{run.name}.json"), record(run, config, folder))
+        else:
+            missing.append(run.name)
+    print(f"{study}: not finished, left out: {', '.join(missing) or 'none'}")
+
+
+if __name__ == "__main__":
+    cli.run_main(
+        main,
+        {"config": cli.REQUIRED, "workdir": cli.REQUIRED},
+        {"config": "the study that was swept, configs/study/NAME.py:SIZE", "workdir": "where it was swept to"},
+    )

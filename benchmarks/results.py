@@ -1,0 +1,178 @@
+"""docs/RESULTS.md and its pictures, made from the committed results of the studies: `python -m benchmarks.results`.
+
+Reads benchmarks/results/study/STUDY/RUN.json (see record.py). Running it again changes nothing.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import toy_picture
+from benchmarks.timing import markdown_table
+from simvq_jax import cli
+from simvq_jax.drawing import charts
+from simvq_jax.files import replace_text
+
+FOLDER, PAGE, PICTURES = Path("benchmarks/results/study"), Path("docs/RESULTS.md"), Path("docs/results")
+Run = dict[str, Any]
+COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("in use, training", "train/codebook_utilization_wide", lambda v: f"{v:.1%}"),
+    ("in use, held out", "eval/codebook_utilization", lambda v: f"{v:.1%}"),
+    ("perplexity, training", "train/codebook_perplexity", lambda v: f"{v:,.0f}"),
+    ("perplexity, held out", "eval/codebook_perplexity", lambda v: f"{v:,.0f}"),
+    ("PSNR (dB)", "eval/psnr", lambda v: f"{v:.2f}"),
+    ("SSIM", "eval/ssim", lambda v: f"{v:.3f}"),
+)
+INTRODUCTION = """# Results
+
+Written by `python -m benchmarks.results` from `benchmarks/results/study/`; each run's file has its command, seed,
+machine, versions and date. Data are scikit-image's photographs, of which a quarter is held out. **In use, training** is
+the share of codes chosen in the last 262,144 training tokens, or the last 20 a code if that is more; **held out** is
+over crops of the held-out regions, which overlap: {tokens:,} tokens. Where several seeds were run, a cell has their
+mean, and in brackets the lowest and the highest.
+"""
+
+
+def read(study: str) -> list[Run]:
+    """The runs of a study, by name."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted((FOLDER / study).glob("*.json"))]
+
+
+def method_of(run: Run) -> str:
+    """The run's name without its codebook size and seed."""
+    return run["run"].rpartition("_seed")[0].rpartition("_")[0]
+
+
+def cell(runs: Iterable[Run], name: str, form: Callable[[float], str]) -> str:
+    """The mean over runs, and the range if there are several."""
+    values = [run["figures"][name] for run in runs if name in run["figures"]]
+    if not values:
+        return "-"
+    mean = form(statistics.mean(values))
+    return mean if len(values) == 1 else f"{mean} ({form(min(values))} to {form(max(values))})"
+
+
+def table(groups: dict[tuple[str, ...], list[Run]], header: list[str]) -> str:
+    """A row a group: its key, then the figures."""
+    titles = [*header, *[title for title, _, _ in COLUMNS]]
+    return markdown_table(
+        titles, [[*key, *[cell(runs, name, form) for _, name, form in COLUMNS]] for key, runs in groups.items()]
+    )
+
+
+def grouped(runs: list[Run], key: Callable[[Run], tuple[str, ...]]) -> dict[tuple[str, ...], list[Run]]:
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return groups
+
+
+def methods() -> str:
+    """Study (a) and (h)."""
+    runs = sorted(read("methods"), key=lambda run: (run["codebook_size"], method_of(run), run["seed"]))
+    groups = grouped(runs, lambda run: (f"{run['codebook_size']:,}", method_of(run)))
+    return section("Methods and codebook sizes", "methods", runs, table(groups, ["K", "method"]), rank_picture(runs))
+
+
+def rank_picture(runs: list[Run]) -> str:
+    """Study (d): effective rank of W over training."""
+    name, series = "train/transform_effective_rank", {}
+    for run in runs:
+        if name in run["curves"] and run["seed"] == 0:
+            curve = run["curves"][name]
+            series[f"{method_of(run)}, K = {run['codebook_size']:,}"] = (curve["step"], curve["value"])
+    return picture("rank", series, "Effective rank of W over training", "dimensions") if series else ""
+
+
+def picture(name: str, series, title: str, unit: str, include=(0.0,)) -> str:
+    """Draws docs/results/NAME.svg, and gives the markdown that shows it."""
+    drawing = charts.line_chart(series, title, "step", unit, include_y=include)
+    replace_text(PICTURES / f"{name}.svg", drawing.replace(">", f"><style>{charts.STYLE}</style>", 1) + "\n")
+    return f"![{title}](results/{name}.svg)"
+
+
+def plain(study: str, title: str) -> str:
+    """A study of one table, a row a run."""
+    runs = read(study)
+    return section(title, study, runs, table(grouped(runs, lambda run: (run["run"],)), ["run"]))
+
+
+def recovery() -> str:
+    """Study (f): UR-AUC, the mean over starting scales of the mean over steps of the utilization, in percent."""
+    runs = read("recovery")
+    scales = sorted({run["changes"]["quantizer.start_scale"] for run in runs})
+    by_method: dict[str, dict[float, Run]] = {}
+    for run in runs:
+        scale = run["changes"]["quantizer.start_scale"]
+        by_method.setdefault(run["run"].removesuffix(f"_{scale:g}"), {})[scale] = run
+    rows = []
+    for method, of_scale in by_method.items():
+        areas = [statistics.mean(curve(run)["value"]) for run in of_scale.values()]
+        ends = [
+            f"{curve(of_scale[s])['value'][-1]:.1%} ({regained(of_scale[s])})" if s in of_scale else "-" for s in scales
+        ]
+        rows.append([method, f"{100 * statistics.mean(areas):.1f}", *ends])
+    header = ["recipe", "UR-AUC", *[f"from {scale:g}" for scale in scales]]
+    text = (
+        "Codes start at a multiple of the tokens' scale. A cell has the share in use at the end, and the first logged"
+        " step with 95% of it in use. UR-AUC is the mean of the utilization over steps and scales, in percent.\n\n"
+    )
+    return section("Recovery from a wrong scale", "recovery", runs, text + markdown_table(header, rows))
+
+
+def toy() -> str:
+    """Study (c), the paper's toy of disjoint and joint optimisation."""
+    file = FOLDER.parent / "toy.json"
+    if not file.is_file():
+        return ""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    replace_text(PICTURES / "toy.svg", toy_picture.draw(found) + "\n")
+    text = (
+        f"The paper's toy: {len(found['tokens'])} fixed tokens (grey), and codes from around the origin moved by plain"
+        f" gradient descent; lines are the codes' ways. `{found['command']}`, {found['date']}."
+    )
+    return f"## Which codes move\n\n{text}\n\n![Codes' ways in two dimensions](results/toy.svg)"
+
+
+def curve(run: Run) -> dict[str, list]:
+    return run["curves"]["train/codebook_utilization"]
+
+
+def regained(run: Run) -> str:
+    """When 95% of the codes were in use."""
+    steps = [step for step, value in zip(*curve(run).values(), strict=True) if value >= 0.95]
+    return f"step {steps[0]}" if steps else "not reached"
+
+
+def section(title: str, study: str, runs: list[Run], *parts: str) -> str:
+    """A heading, how the runs were made, and the parts; nothing of a study that was not run."""
+    if not runs:
+        return ""
+    made = runs[0]
+    how = (
+        f"{len(runs)} runs of {made['steps']} steps, {made['batch_size']} crops a step, d = {made['dim']}:"
+        f" `{made['command'].rpartition(' --only')[0]}`, {made['machine']['cores']} cores of {made['machine']['cpu']},"
+        f" {made['machine']['devices']}, jax {made['versions']['jax']}, {max(run['date'] for run in runs)}."
+    )
+    return "\n\n".join([f"## {title}", how, *[part for part in parts if part]])
+
+
+def write() -> None:
+    """The page and its pictures."""
+    tokens = max((int(run["figures"]["eval/tokens"]) for run in read("methods")), default=0)
+    sections = [
+        methods(),
+        toy(),
+        plain("architectures", "Convolutions, a vision transformer, residual stages"),
+        recovery(),
+        plain("basis", "The basis: distribution, frozen or trained"),
+        plain("rate", "Learning rate and schedule of W"),
+        plain("estimators", "Estimators"),
+    ]
+    replace_text(PAGE, "\n\n".join([INTRODUCTION.format(tokens=tokens), *filter(None, sections)]) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run_main(write, {}, {})

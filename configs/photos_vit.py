@@ -1,0 +1,23 @@
+"""The quickstart with a vision transformer in place of convolutions.
+
+    python -m simvq_jax.train --config=configs/photos_vit.py --workdir=runs/photos_vit
+    python -m simvq_jax.train --config=configs/photos_vit.py:vq --workdir=runs/photos_vit_vq
+    python -m simvq_jax.train --config=configs/photos_vit.py:paper --workdir=runs/photos_vit_paper
+
+Needs two CPU cores and 2 GB of memory.
+"""
+
+from configs import quickstart
+
+
+def get_config(method: str = "simvq"):
+    """method: as in quickstart.py."""
+    if method not in quickstart.METHODS:
+        raise ValueError(f"photos_vit.py:{method} is unknown: use one of {', '.join(quickstart.METHODS)}.")
+    config = quickstart.get_config(method)
+    config.model.kind = "vit"
+    config.model.patch = 4
+    config.model.width = 128
+    config.model.depth = 3
+    config.model.heads = 4
+    return config

@@ -1,0 +1,40 @@
+"""How SimVQ's quantizer is trained: this project's recipe, the default of every SimVQ config, and the paper's.
+
+Why the first: with W at the networks' rate, as in the paper, the codebook collapses on a small budget, for the tokens
+move faster than the codes can follow (docs/RESULTS.md).
+"""
+
+
+def stable(config, transform_rate: float) -> None:
+    """Codes that follow the tokens: W starts at their scale, is kept there, and has a constant rate of its own; codes
+    out of use are pulled to tokens; the networks warm up and anneal.
+
+    transform_rate: of W.
+    """
+    config.quantizer.codebook_loss = "region"
+    config.quantizer.start_scale = 1.0
+    config.optimizer.transform_learning_rate = transform_rate
+    config.optimizer.scale_band = 2.0
+    config.schedule.transform_kind = "constant"
+    config.schedule.kind = "warmup_cosine"
+
+
+def paper(config) -> None:
+    """The paper's: one constant rate for everything, torch's start, a loss over tokens, Adam's betas .5 and .9."""
+    config.quantizer.codebook_loss = "token"
+    config.quantizer.start_scale = 0.0
+    config.optimizer.transform_learning_rate = config.optimizer.learning_rate
+    config.optimizer.scale_band = 0.0
+    config.optimizer.b1, config.optimizer.b2, config.optimizer.clip_norm = 0.5, 0.9, 0.0
+    config.schedule.kind = config.schedule.transform_kind = "constant"
+    config.schedule.warmup_fraction = config.schedule.transform_warmup_fraction = 0.0
+
+
+def split(file: str, argument: str, sizes) -> tuple[str, bool]:
+    """("65k", False) of "65k", ("65k", True) of "65k,paper". Raises ValueError on a size that is not in `sizes`."""
+    size, comma, rest = argument.partition(",")
+    if size not in sizes or (comma and rest != "paper"):
+        raise ValueError(
+            f"{file}:{argument} is unknown: give one of {', '.join(sizes)}, then ',paper' for the paper's recipe."
+        )
+    return size, rest == "paper"

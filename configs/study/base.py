@@ -1,0 +1,42 @@
+"""What the studies share: the quickstart's photographs, loss and recipe, at two sizes.
+
+reduced: 250 steps of 32 crops and the quickstart's network, for two CPU cores. full: 3,000 steps of 256 crops, a
+network twice as wide and 128 dimensions, for a GPU.
+"""
+
+from configs import quickstart, recipes
+
+CODEBOOK_SIZES = {"reduced": (1024, 8192), "full": (1024, 8192, 65_536, 262_144)}
+
+
+def get_config(size: str = "reduced"):
+    """size: "reduced" or "full"."""
+    if size not in CODEBOOK_SIZES:
+        raise ValueError(f"a study of size {size!r} is unknown: use one of {', '.join(CODEBOOK_SIZES)}.")
+    config = quickstart.get_config()
+    config.log_every = 10
+    if size == "reduced":
+        config.steps, config.batch_size = 250, 32
+        config.data.eval_crops = 256
+        config.quantizer.region_sources = 1024
+    else:
+        config.steps, config.batch_size = 3000, 256
+        config.model.width = 32
+        config.quantizer.dim = 128
+        config.optimizer.ema_decay = 0.99
+        config.data.threads = 8
+    config.eval_every = config.checkpoint_every = config.steps
+    return config
+
+
+def paper(size: str) -> dict:
+    """What the paper's recipe changes."""
+    ours, theirs = _flat(get_config(size)), get_config(size)
+    recipes.paper(theirs)
+    return {key: value for key, value in _flat(theirs).items() if value != ours[key]}
+
+
+def _flat(config) -> dict:
+    """The config's groups by "group.key"; the recipes change nothing above them."""
+    groups = ("quantizer", "optimizer", "schedule")
+    return {f"{group}.{key}": value for group in groups for key, value in config[group].items()}

@@ -1,0 +1,21 @@
+"""Study: the basis Gaussian or uniform, frozen or trained, and W frozen under a trained basis.
+
+    python launch/sweep.py --config=configs/study/basis.py:reduced --workdir=runs/study/basis
+or  python -m simvq_jax.train --config=configs/study/basis.py:reduced --workdir=runs/study/one
+
+The paper's ablation (its table at K = 65,536), under this project's recipe.
+"""
+
+from configs.study import base
+
+get_config = base.get_config
+
+
+def sweep(add, size: str = "reduced"):
+    """`add(name, changes)` for each run."""
+    for init in ("normal", "uniform"):
+        for trained in (False, True):
+            name = f"{init}_{'trained' if trained else 'frozen'}"
+            add(name, {"quantizer.basis_init": init, "quantizer.trainable_basis": trained})
+    frozen_transform = {"quantizer.trainable_basis": True, "optimizer.transform_learning_rate": 0.0}
+    add("normal_trained_transform_frozen", {"quantizer.basis_init": "normal", **frozen_transform})

@@ -1,0 +1,29 @@
+"""Study: recovery of codes that start at another scale than the tokens (StableVQ, 2609.26774: UR-AUC).
+
+    python launch/sweep.py --config=configs/study/recovery.py:reduced --workdir=runs/study/recovery
+or  python -m simvq_jax.train --config=configs/study/recovery.py:reduced --workdir=runs/study/one
+
+UR-AUC is the mean over starting scales of the mean over steps of the utilization, in percent.
+"""
+
+from configs.study import base
+
+SCALES = (1e-3, 1e-2, 1e-1, 10.0, 100.0)
+get_config = base.get_config
+
+
+def sweep(add, size: str = "reduced"):
+    """`add(name, changes)` for each run."""
+    steps = base.get_config(size).steps // 2
+    small = {"quantizer.codebook_size": 1024, "steps": steps, "eval_every": steps, "checkpoint_every": steps}
+    recipes = {
+        "simvq": {},
+        "simvq_no_band": {"optimizer.scale_band": 0.0},
+        "simvq_paper": base.paper(size),
+        "moment_vq": {"quantizer.kind": "moment_vq"},
+    }
+    for scale in SCALES:
+        for name, changes in recipes.items():
+            # The band acts from above, and the first batch sets MomentVQ's scale, whatever it was.
+            if {"moment_vq": scale == SCALES[0], "simvq_no_band": scale > 1}.get(name, True):
+                add(f"{name}_{scale:g}", {**small, **changes, "quantizer.start_scale": scale})

@@ -1,0 +1,99 @@
+"""How a codebook fares in training: figures of its use, and a warning in plain words when it begins to collapse."""
+
+import jax
+import jax.numpy as jnp
+
+from simvq_jax.metrics.codebook import effective_rank, perplexity, utilization
+from simvq_jax.optim import transforms_of
+from simvq_jax.quantize.base import NEVER, USAGE_WINDOW
+
+TOKENS_A_CODE = 20  # of the wide window: enough for every code of an even codebook to be chosen
+FALLEN, LOW = 0.5, 0.25  # shares of the best utilization so far, and of all codes, below which it is said
+FAR = 4.0  # ratio of scales of tokens and codes from which on it is said
+
+
+def stages_of(stats) -> list:
+    """The statistics of each codebook: one, or those of a compound quantizer's stages, in order."""
+    if "age" in stats:
+        return [stats]
+    return [stats[name] for name in sorted(stats, key=lambda name: int(name.rpartition("_")[2]))]
+
+
+def usage_figures(stats) -> dict[str, jax.Array]:
+    """Figures of `codebook_stats`, means over a compound quantizer's stages.
+
+    codebook_utilization: share of codes chosen in the last USAGE_WINDOW tokens; ..._wide: in the last
+    TOKENS_A_CODE tokens a code, if that is longer; ..._least: of the worst stage, if there are several.
+    codebook_perplexity, and ..._share of K. codes_never_used: share. dead_code_age: mean over codes out of use
+    that once were in it, in tokens.
+    """
+    stages = [_figures_of(stage["age"], stage["usage"]) for stage in stages_of(stats)]
+    figures = {name: jnp.mean(jnp.stack([stage[name] for stage in stages])) for name in stages[0]}
+    if len(stages) > 1:
+        figures["codebook_utilization_least"] = jnp.stack([s["codebook_utilization"] for s in stages]).min()
+    return figures
+
+
+def _figures_of(age, usage) -> dict[str, jax.Array]:
+    k = age.shape[0]
+    fallen = (age >= USAGE_WINDOW) & (age < NEVER)
+    even = perplexity(usage)
+    return {
+        "codebook_utilization": utilization(age < USAGE_WINDOW),
+        "codebook_utilization_wide": utilization(age < wide_window(k)),
+        "codebook_perplexity": even,
+        "codebook_perplexity_share": even / k,
+        "codes_never_used": utilization(age >= NEVER),
+        "dead_code_age": jnp.sum(jnp.where(fallen, age, 0).astype(jnp.float32)) / jnp.maximum(jnp.sum(fallen), 1),
+    }
+
+
+def wide_window(codebook_size: int) -> int:
+    """Tokens of the wide window."""
+    return max(USAGE_WINDOW, TOKENS_A_CODE * codebook_size)
+
+
+@jax.jit
+def rank_figures(params) -> dict[str, jax.Array]:
+    """Effective rank of W, the mean over several; {} where there is none."""
+    ranks = [effective_rank(jnp.linalg.svd(layer["kernel"], compute_uv=False)) for layer in transforms_of(params)]
+    return {"train/transform_effective_rank": jnp.mean(jnp.stack(ranks))} if ranks else {}
+
+
+class CollapseWatch:
+    """Reads the rows that training logs, and says once when a sign of collapse appears, and again if it comes back."""
+
+    def __init__(self, codebook_size: int, tokens_a_step: int):
+        self._size, self._tokens_a_step = codebook_size, tokens_a_step
+        self._best = 0.0
+        self._said: set[str] = set()
+
+    def look(self, step: int, row: dict[str, float]) -> list[str]:
+        """Sentences that are new with this row of "train/..." means."""
+        used = row["train/codebook_utilization_wide"]
+        self._best = max(self._best, used)
+        window = wide_window(self._size)
+        settled = step * self._tokens_a_step >= 2 * window
+        scales = row["train/token_scale"] / max(row["train/code_scale"], 1e-30)
+        signs = {
+            "low": (
+                settled and used < LOW,
+                f"step {step}: only {used:.1%} of the {self._size:,} codes were chosen in the last {window:,} tokens."
+                " The codebook has collapsed: train SimVQ by recipes.stable, or raise"
+                " optimizer.transform_learning_rate.",
+            ),
+            "fallen": (
+                used < FALLEN * self._best,
+                f"step {step}: codes in use fell from {self._best:.1%} to {used:.1%}, so the codebook begins to"
+                " collapse: lower optimizer.learning_rate, so that codes can follow the tokens, or set"
+                " quantizer.codebook_loss to region.",
+            ),
+            "far": (
+                settled and not 1 / FAR < scales < FAR,
+                f"step {step}: tokens are {scales:.3g} times as long as the codes chosen for them, so the codebook does"
+                " not follow: set optimizer.scale_band to 2, or raise optimizer.transform_learning_rate.",
+            ),
+        }
+        new = [sentence for name, (present, sentence) in signs.items() if present and name not in self._said]
+        self._said = {name for name, (present, _) in signs.items() if present}
+        return new
