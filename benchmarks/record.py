@@ -17,7 +17,7 @@ from simvq_jax import cli
 from simvq_jax.drawing.curves import read_metrics
 
 FOLDER = Path("benchmarks/results/study")
-CURVES = ("train/codebook_utilization", "train/codebook_perplexity", "train/transform_effective_rank")
+CURVES = ("train/codebook_utilization_recent", "train/codebook_perplexity", "train/transform_effective_rank")
 PACKAGES = ("flax", "optax", "numpy")
 
 

@@ -18,7 +18,7 @@ from simvq_jax.files import replace_text
 FOLDER, PAGE, PICTURES = Path("benchmarks/results/study"), Path("docs/RESULTS.md"), Path("docs/results")
 Run = dict[str, Any]
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("in use, training", "train/codebook_utilization_wide", lambda v: f"{v:.1%}"),
+    ("in use, training", "train/codebook_utilization_recent", lambda v: f"{v:.1%}"),
     ("in use, held out", "eval/codebook_utilization", lambda v: f"{v:.1%}"),
     ("perplexity, training", "train/codebook_perplexity", lambda v: f"{v:,.0f}"),
     ("perplexity, held out", "eval/codebook_perplexity", lambda v: f"{v:,.0f}"),
@@ -29,9 +29,9 @@ INTRODUCTION = """# Results
 
 Written by `python -m benchmarks.results` from `benchmarks/results/study/`; each run's file has its command, seed,
 machine, versions and date. Data are scikit-image's photographs, of which a quarter is held out. **In use, training** is
-the share of codes chosen in the last 262,144 training tokens, or the last 20 a code if that is more; **held out** is
-over crops of the held-out regions, which overlap: {tokens:,} tokens. Where several seeds were run, a cell has their
-mean, and in brackets the lowest and the highest.
+the share of codes chosen in the last 20 training tokens a code; **held out** is over crops of the held-out regions,
+which overlap: {tokens:,} tokens. Where several seeds were run, a cell has their mean, and in brackets the lowest and
+the highest.
 """
 
 
@@ -69,21 +69,21 @@ def grouped(runs: list[Run], key: Callable[[Run], tuple[str, ...]]) -> dict[tupl
     return groups
 
 
-def methods() -> str:
-    """Study (a) and (h)."""
-    runs = sorted(read("methods"), key=lambda run: (run["codebook_size"], method_of(run), run["seed"]))
+def by_size(study: str, title: str) -> str:
+    """Studies (a) and (h): a row for each codebook size and method, over its seeds; and (d), the rank of W."""
+    runs = sorted(read(study), key=lambda run: (run["codebook_size"], method_of(run), run["seed"]))
     groups = grouped(runs, lambda run: (f"{run['codebook_size']:,}", method_of(run)))
-    return section("Methods and codebook sizes", "methods", runs, table(groups, ["K", "method"]), rank_picture(runs))
+    return section(title, study, runs, table(groups, ["K", "method"]), rank_picture(study, runs))
 
 
-def rank_picture(runs: list[Run]) -> str:
-    """Study (d): effective rank of W over training."""
+def rank_picture(study: str, runs: list[Run]) -> str:
+    """Effective rank of W over training."""
     name, series = "train/transform_effective_rank", {}
     for run in runs:
         if name in run["curves"] and run["seed"] == 0:
             curve = run["curves"][name]
             series[f"{method_of(run)}, K = {run['codebook_size']:,}"] = (curve["step"], curve["value"])
-    return picture("rank", series, "Effective rank of W over training", "dimensions") if series else ""
+    return picture(f"rank_{study}", series, "Effective rank of W over training", "dimensions") if series else ""
 
 
 def picture(name: str, series, title: str, unit: str, include=(0.0,)) -> str:
@@ -110,14 +110,15 @@ def recovery() -> str:
     rows = []
     for method, of_scale in by_method.items():
         areas = [statistics.mean(curve(run)["value"]) for run in of_scale.values()]
+        area = f"{100 * statistics.mean(areas):.1f}" if len(areas) == len(scales) else "-"
         ends = [
             f"{curve(of_scale[s])['value'][-1]:.1%} ({regained(of_scale[s])})" if s in of_scale else "-" for s in scales
         ]
-        rows.append([method, f"{100 * statistics.mean(areas):.1f}", *ends])
+        rows.append([method, area, *ends])
     header = ["recipe", "UR-AUC", *[f"from {scale:g}" for scale in scales]]
     text = (
-        "Codes start at a multiple of the tokens' scale. A cell has the share in use at the end, and the first logged"
-        " step with 95% of it in use. UR-AUC is the mean of the utilization over steps and scales, in percent.\n\n"
+        "Codes start at a multiple of the tokens' scale. A cell has the share of codes in use at the end, and the first"
+        " logged step at which 95% of all were. UR-AUC is the mean of that share over steps and scales, in percent.\n\n"
     )
     return section("Recovery from a wrong scale", "recovery", runs, text + markdown_table(header, rows))
 
@@ -137,7 +138,7 @@ def toy() -> str:
 
 
 def curve(run: Run) -> dict[str, list]:
-    return run["curves"]["train/codebook_utilization"]
+    return run["curves"]["train/codebook_utilization_recent"]
 
 
 def regained(run: Run) -> str:
@@ -163,7 +164,8 @@ def write() -> None:
     """The page and its pictures."""
     tokens = max((int(run["figures"]["eval/tokens"]) for run in read("methods")), default=0)
     sections = [
-        methods(),
+        by_size("headline", "The default recipe"),
+        by_size("methods", "Methods and codebook sizes"),
         toy(),
         plain("architectures", "Convolutions, a vision transformer, residual stages"),
         recovery(),

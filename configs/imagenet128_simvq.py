@@ -4,8 +4,9 @@
         --config.losses.lpips_vgg=vgg16-397923af.pth --config.losses.lpips_linear=vgg.pth
 
 K is 1k, 8k, 65k or 262k. Model, losses, data, batch and length are the official ones: 50 epochs at a global batch of
-256, Adam at 1e-4, EMA .999, LPIPS and PatchGAN from step 0. The quantizer follows recipes.stable: W at a constant 1e-3,
-StableVQ's rate for ImageNet; not yet run at this size. `:65k,paper` is the paper's recipe, 1e-4 for everything.
+256, EMA .999, LPIPS and PatchGAN from step 0. Quantizer and schedule follow recipes.stable: the networks warm up to
+1e-4 and anneal, W has a constant 1e-3, StableVQ's rate for ImageNet; not yet run at this size. `:65k,paper` is the
+paper's recipe, a constant 1e-4 for everything.
 docs/IMAGENET.md says how to prepare ImageNet, README where the two LPIPS files are.
 
 Needs: 431 GFLOP a picture (the compiler's count before optimisation, LPIPS not in it, 2026-11-23), so 110 TFLOP a step
@@ -31,10 +32,7 @@ def get_config(argument: str = "65k"):
     config = common.get_config()
     config.dtype = "bfloat16"
     config.quantizer.codebook_size = SIZES[size]
-    config.quantizer.region_sources = 2048
-    config.optimizer.clip_norm = 1.0
-    config.schedule.warmup_fraction = 0.02
-    recipes.stable(config, transform_rate=1e-3)
+    recipes.stable(config, transform_rate=1e-3, warmup_fraction=0.02)
     if paper:
         recipes.paper(config)
     return config

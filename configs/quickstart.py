@@ -44,7 +44,6 @@ def get_config(method: str = "simvq"):
     config.quantizer.kind = "vq" if method == "vq" else "simvq"
     config.quantizer.codebook_size = 8192
     config.quantizer.dim = 64
-    config.quantizer.region_sources = 2048
     config.losses.lpips = 0.0
     config.losses.l1 = 0.0
     config.losses.l2 = 1.0
@@ -53,10 +52,8 @@ def get_config(method: str = "simvq"):
     config.optimizer.learning_rate = 1e-3
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.99
-    config.optimizer.clip_norm = 1.0
     config.optimizer.ema_decay = 0.98
-    config.schedule.warmup_fraction = 0.1
-    recipes.stable(config, transform_rate=3e-2)
+    recipes.stable(config, transform_rate=3e-2, warmup_fraction=0.1)
     if method == "paper":
         recipes.paper(config)
     return config

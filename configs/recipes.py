@@ -5,18 +5,21 @@ move faster than the codes can follow (docs/RESULTS.md).
 """
 
 
-def stable(config, transform_rate: float) -> None:
+def stable(config, transform_rate: float, warmup_fraction: float) -> None:
     """Codes that follow the tokens: W starts at their scale, is kept there, and has a constant rate of its own; codes
-    out of use are pulled to tokens; the networks warm up and anneal.
+    out of use are pulled to tokens; the networks warm up and anneal, and gradients are clipped.
 
-    transform_rate: of W.
+    transform_rate: of W. warmup_fraction: of the networks' steps.
     """
     config.quantizer.codebook_loss = "region"
+    config.quantizer.region_sources = 2048
     config.quantizer.start_scale = 1.0
     config.optimizer.transform_learning_rate = transform_rate
     config.optimizer.scale_band = 2.0
+    config.optimizer.clip_norm = 1.0
     config.schedule.transform_kind = "constant"
     config.schedule.kind = "warmup_cosine"
+    config.schedule.warmup_fraction = warmup_fraction
 
 
 def paper(config) -> None:

@@ -11,6 +11,7 @@ WORKDIR/table.md has all that is finished.
 """
 
 import importlib.util
+import inspect
 import shlex
 import subprocess
 import sys
@@ -43,6 +44,10 @@ def planned_runs(argument: str) -> list[Run]:
         raise ValueError(f"{file} has no function sweep(add): define it, or start the one run with simvq_jax.train.")
     runs: list[Run] = []
     words = [word for word in [argument.partition(":")[2]] if word]
+    if len(inspect.signature(module.sweep).parameters) <= len(words):
+        raise ValueError(
+            f"{argument} has an argument but sweep(add) of {file} takes none: define sweep(add, argument)."
+        )
     module.sweep(lambda name, changes: runs.append(Run(name, changes)), *words)
     if not runs:
         raise ValueError(f"sweep(add) of {file} adds no run: call add(name, changes) at least once.")
@@ -112,7 +117,8 @@ def main(config: str, workdir: str, jobs: int, only: str, commands: bool) -> Non
     if jobs < 1:
         raise ValueError(f"jobs is {jobs} but must be at least 1.")
     folder = Path(workdir)
-    runs = [run for run in planned_runs(config) if only in run.name]
+    planned = planned_runs(config)
+    runs = [run for run in planned if run.name == only] or [run for run in planned if only in run.name]
     if not runs:
         raise ValueError(f"no run's name contains {only!r}: give another --only, or leave it out.")
     left = [run for run in runs if not is_finished(run, config, folder)]
@@ -138,7 +144,7 @@ if __name__ == "__main__":
             "config": "experiment with a function sweep(add), configs/study/NAME.py",
             "workdir": "folder of the runs' folders",
             "jobs": "runs at a time",
-            "only": "take the runs whose names contain this",
+            "only": "take the run of this name, or else the runs whose names contain it",
             "commands": "print a line for each run that is left, and start none",
         },
     )

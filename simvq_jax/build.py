@@ -87,6 +87,16 @@ def check_ranges(config) -> None:
             raise ValueError(f"{key} is {values[key]} but must lie in [0, 1).")
     if len(values["data.crop_scale"]) != 2:
         raise ValueError(f"data.crop_scale is {values['data.crop_scale']} but must be two shares, as (0.5, 1.0).")
+    if 0 < values["optimizer.scale_band"] <= 1:
+        raise ValueError(
+            f"optimizer.scale_band is {values['optimizer.scale_band']} but must be above 1, or 0 for none: codes are"
+            " shrunk where they are spread so many times as far as the tokens."
+        )
+    if values["discriminator.enabled"] and values["discriminator.start"] >= values["steps"]:
+        raise ValueError(
+            f"discriminator.start is {values['discriminator.start']} but steps {values['steps']}, so the discriminator"
+            " would never take part: lower discriminator.start, or set discriminator.enabled to False."
+        )
     if not values["model.multipliers"]:
         raise ValueError("model.multipliers is empty but must name the width of one level at least.")
     factor = pixels_a_token(config)
@@ -151,10 +161,16 @@ def build_quantizer(config, dtype):
     compound = one_of("quantizer.compound", quantizer.compound, ("residual", "product"))
     if quantizer.stages == 1:
         return build(quantizer, dtype)
-    if quantizer.basis_seed >= 0:
+    if quantizer.basis_seed >= 0 or quantizer.basis_file:
         raise ValueError(
-            f"quantizer.basis_seed is {quantizer.basis_seed} and quantizer.stages {quantizer.stages}, but stages of one"
-            " seed would have one basis: set basis_seed to -1, or stages to 1."
+            f"quantizer.stages is {quantizer.stages}, quantizer.basis_seed {quantizer.basis_seed} and basis_file"
+            f" {quantizer.basis_file!r}, but stages of one seed or file would have one basis: set stages to 1, or"
+            " basis_seed to -1 and basis_file to ''."
+        )
+    if compound == "product" and quantizer.dropout:
+        raise ValueError(
+            f"quantizer.dropout is {quantizer.dropout} but parts of a token cannot be left out: set it to 0, or"
+            " quantizer.compound to residual."
         )
     if compound == "residual":
         return ResidualQuantizer([build(quantizer, dtype) for _ in range(quantizer.stages)], dtype, quantizer.dropout)
@@ -266,7 +282,14 @@ def build_schedules(config) -> dict[str, Any]:
 
 
 def build_optimizers(config) -> Optimizers:
-    """Adam for both players."""
+    """Adam for both players. Raises ValueError where W's scale cannot tell that of the codes."""
+    quantizer = config.quantizer
+    if config.optimizer.scale_band and (quantizer.hidden or quantizer.trainable_basis or quantizer.basis_file):
+        raise ValueError(
+            f"optimizer.scale_band is {config.optimizer.scale_band} but goes by W alone, which does not tell the codes'"
+            f" scale with quantizer.hidden = {quantizer.hidden}, trainable_basis = {quantizer.trainable_basis} and"
+            f" basis_file = {quantizer.basis_file!r}: set optimizer.scale_band to 0."
+        )
     schedules = build_schedules(config)
     shared = {"b1": config.optimizer.b1, "b2": config.optimizer.b2, "clip_norm": config.optimizer.clip_norm}
     return Optimizers(

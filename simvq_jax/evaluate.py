@@ -165,6 +165,7 @@ def _summarise(autoencoder, variables, sums, counts, samples) -> Evaluation:
     if transforms:
         singular_values = np.asarray(jnp.linalg.svd(transforms[0]["kernel"], compute_uv=False))
         metrics["eval/transform_effective_rank"] = float(effective_rank(jnp.asarray(singular_values)))
+    samples["tokens"] = samples["tokens"][:, : codes.shape[1]]  # what a product's first stage sees of them
     return Evaluation(
         metrics=metrics, counts=counts[0], codes=np.asarray(codes), singular_values=singular_values, **samples
     )

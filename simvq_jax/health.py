@@ -1,5 +1,7 @@
 """How a codebook fares in training: figures of its use, and a warning in plain words when it begins to collapse."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -7,7 +9,8 @@ from simvq_jax.metrics.codebook import effective_rank, perplexity, utilization
 from simvq_jax.optim import transforms_of
 from simvq_jax.quantize.base import NEVER, USAGE_WINDOW
 
-TOKENS_A_CODE = 20  # of the wide window: enough for every code of an even codebook to be chosen
+TOKENS_A_CODE = 20  # of the recent window: enough for every code of an even codebook to be chosen
+TOKEN_SPACE = ("simvq", "vq", "ema_vq", "moment_vq")  # kinds whose codes are compared with the tokens themselves
 FALLEN, LOW = 0.5, 0.25  # shares of the best utilization so far, and of all codes, below which it is said
 FAR = 4.0  # ratio of scales of tokens and codes from which on it is said
 
@@ -22,10 +25,10 @@ def stages_of(stats) -> list:
 def usage_figures(stats) -> dict[str, jax.Array]:
     """Figures of `codebook_stats`, means over a compound quantizer's stages.
 
-    codebook_utilization: share of codes chosen in the last USAGE_WINDOW tokens; ..._wide: in the last
-    TOKENS_A_CODE tokens a code, if that is longer; ..._least: of the worst stage, if there are several.
-    codebook_perplexity, and ..._share of K. codes_never_used: share. dead_code_age: mean over codes out of use
-    that once were in it, in tokens.
+    codebook_utilization: share of codes chosen in the last USAGE_WINDOW tokens; ..._recent: in the last TOKENS_A_CODE
+    tokens a code; ..._least: as the first, of the worst stage, if there are several. codebook_perplexity, and ..._share
+    of K, which falls short of 1 where the window has few tokens a code (0.78 at one). codes_never_used: share.
+    dead_code_age: mean over codes out of use that once were in it, in tokens.
     """
     stages = [_figures_of(stage["age"], stage["usage"]) for stage in stages_of(stats)]
     figures = {name: jnp.mean(jnp.stack([stage[name] for stage in stages])) for name in stages[0]}
@@ -40,17 +43,12 @@ def _figures_of(age, usage) -> dict[str, jax.Array]:
     even = perplexity(usage)
     return {
         "codebook_utilization": utilization(age < USAGE_WINDOW),
-        "codebook_utilization_wide": utilization(age < wide_window(k)),
+        "codebook_utilization_recent": utilization(age < TOKENS_A_CODE * k),
         "codebook_perplexity": even,
         "codebook_perplexity_share": even / k,
         "codes_never_used": utilization(age >= NEVER),
         "dead_code_age": jnp.sum(jnp.where(fallen, age, 0).astype(jnp.float32)) / jnp.maximum(jnp.sum(fallen), 1),
     }
-
-
-def wide_window(codebook_size: int) -> int:
-    """Tokens of the wide window."""
-    return max(USAGE_WINDOW, TOKENS_A_CODE * codebook_size)
 
 
 @jax.jit
@@ -63,37 +61,43 @@ def rank_figures(params) -> dict[str, jax.Array]:
 class CollapseWatch:
     """Reads the rows that training logs, and says once when a sign of collapse appears, and again if it comes back."""
 
-    def __init__(self, codebook_size: int, tokens_a_step: int):
-        self._size, self._tokens_a_step = codebook_size, tokens_a_step
+    def __init__(self, kind: str, codebook_size: int, tokens_a_step: int):
+        """kind: as in the config; the mends that are told are SimVQ's, and for others none."""
+        self._kind, self._size = kind, codebook_size
+        self._window = TOKENS_A_CODE * codebook_size
+        self._settled = 2 * self._window / tokens_a_step  # steps
         self._best = 0.0
         self._said: set[str] = set()
 
     def look(self, step: int, row: dict[str, float]) -> list[str]:
-        """Sentences that are new with this row of "train/..." means."""
-        used = row["train/codebook_utilization_wide"]
-        self._best = max(self._best, used)
-        window = wide_window(self._size)
-        settled = step * self._tokens_a_step >= 2 * window
+        """Sentences that are new with this row of "train/..." means; none where it has no finite ones."""
+        used = row["train/codebook_utilization_recent"]
         scales = row["train/token_scale"] / max(row["train/code_scale"], 1e-30)
+        if not math.isfinite(used + scales):
+            return []
+        self._best = max(self._best, used)
+        settled = step >= self._settled
         signs = {
             "low": (
                 settled and used < LOW,
-                f"step {step}: only {used:.1%} of the {self._size:,} codes were chosen in the last {window:,} tokens."
-                " The codebook has collapsed: train SimVQ by recipes.stable, or raise"
-                " optimizer.transform_learning_rate.",
+                f"only {used:.1%} of the {self._size:,} codes were chosen in the last {self._window:,} tokens, so the"
+                " codebook has collapsed",
+                "set quantizer.codebook_loss to region, and raise optimizer.transform_learning_rate",
             ),
             "fallen": (
                 used < FALLEN * self._best,
-                f"step {step}: codes in use fell from {self._best:.1%} to {used:.1%}, so the codebook begins to"
-                " collapse: lower optimizer.learning_rate, so that codes can follow the tokens, or set"
-                " quantizer.codebook_loss to region.",
+                f"codes in use fell from {self._best:.1%} to {used:.1%}, so the codebook begins to collapse",
+                "lower optimizer.learning_rate, so that codes can follow the tokens",
             ),
             "far": (
-                settled and not 1 / FAR < scales < FAR,
-                f"step {step}: tokens are {scales:.3g} times as long as the codes chosen for them, so the codebook does"
-                " not follow: set optimizer.scale_band to 2, or raise optimizer.transform_learning_rate.",
+                settled and self._kind in TOKEN_SPACE and not 1 / FAR < scales < FAR,
+                f"tokens are {scales:.3g} times as long as the codes chosen for them, so the codebook does not follow",
+                "raise optimizer.transform_learning_rate",
             ),
         }
-        new = [sentence for name, (present, sentence) in signs.items() if present and name not in self._said]
-        self._said = {name for name, (present, _) in signs.items() if present}
-        return new
+        new = [name for name, (present, _, _) in signs.items() if present and name not in self._said]
+        self._said = {name for name, (present, _, _) in signs.items() if present}
+        return [f"step {step}: {self._sentence(*signs[name][1:])}" for name in new]
+
+    def _sentence(self, finding: str, mend: str) -> str:
+        return f"{finding}: {mend}." if self._kind == "simvq" else f"{finding}."

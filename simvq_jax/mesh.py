@@ -8,7 +8,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
 SMALLEST_SHARDED = 2**14  # elements; smaller arrays stay whole on every device
-CODES = ("basis", "codebook", "sums")  # names of arrays (K, d) that quantizers keep; so are their optimiser states'
+CODES = (
+    "basis",
+    "codebook",
+    "moved",
+    "sums",
+)  # names of arrays (K, d) that quantizers keep; so are their optimiser states'
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, codebook: int = 1) -> Mesh:

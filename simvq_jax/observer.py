@@ -39,7 +39,7 @@ class Observer:
         self._eval_step = make_eval_step(networks.autoencoder)
         self._eval_data = EvalData(config, skipped)
         tokens = config.batch_size * (config.data.size // pixels_a_token(config)) ** 2
-        self._watch = CollapseWatch(config.quantizer.codebook_size, tokens)
+        self._watch = CollapseWatch(config.quantizer.kind, config.quantizer.codebook_size, tokens)
         self._window: list[dict] = []
         self._since, self._examples = 0.0, 0
 

@@ -1,5 +1,7 @@
 """Optimisers and learning-rate schedules; the codebook transform has its own of both."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -58,6 +60,13 @@ def generator_optimizer(
     return optax.multi_transform(groups, label_groups)
 
 
+class ScaleState(NamedTuple):
+    """State of `keep_in_scale`. scale_factor: (), what W was last multiplied by, 1 if the step was one of `inner`."""
+
+    inner: Any
+    scale_factor: jax.Array
+
+
 def keep_in_scale(inner: optax.GradientTransformation, band: float) -> optax.GradientTransformationExtraArgs:
     """Shrinks W, instead of a step of `inner`, where codes are spread over `band` times as far as tokens: to 1 / band.
 
@@ -72,16 +81,34 @@ def keep_in_scale(inner: optax.GradientTransformation, band: float) -> optax.Gra
 
     def update(updates, state, params, *, token_spread, **_):
         if "transform" not in params.get("quantizer", {}):
-            return inner.update(updates, state, params)
+            updates, inner_state = inner.update(updates, state.inner, params)
+            return updates, ScaleState(inner_state, state.scale_factor)
         kernel = params["quantizer"]["transform"]["kernel"]
         ratio = jnp.sqrt(jnp.sum(kernel**2) / kernel.shape[0]) / jnp.maximum(token_spread, 1e-30)
         off = (ratio > band) & (token_spread > 0)
-        updates, state = inner.update(jax.tree.map(lambda u: jnp.where(off, 0.0, u), updates), state, params)
+        factor = jnp.where(off, 1 / (band * ratio), 1.0)
+        updates = jax.tree.map(lambda u: jnp.where(off, 0.0, u), updates)
+        updates, inner_state = inner.update(updates, state.inner, params)
         layer = updates["quantizer"]["transform"]
-        kept = jnp.where(off, kernel / (band * ratio) - kernel, layer["kernel"])
-        return {**updates, "quantizer": {**updates["quantizer"], "transform": {**layer, "kernel": kept}}}, state
+        kept = jnp.where(off, (factor - 1) * kernel, layer["kernel"])
+        updates = {**updates, "quantizer": {**updates["quantizer"], "transform": {**layer, "kernel": kept}}}
+        return updates, ScaleState(inner_state, factor)
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.GradientTransformationExtraArgs(lambda params: ScaleState(inner.init(params), jnp.ones(())), update)
+
+
+def scale_factor(opt_state):
+    """What `keep_in_scale` multiplied W by in the last step: (), or None where it is not in use."""
+    return optax.tree.get(opt_state, "scale_factor")
+
+
+def scale_transform(params, factor):
+    """Parameters whose W is multiplied by the factor. A copy of them, as their average, follows a rescaling so."""
+    if "transform" not in params.get("quantizer", {}):
+        return params
+    quantizer = params["quantizer"]
+    layer = {**quantizer["transform"], "kernel": factor * quantizer["transform"]["kernel"]}
+    return {**params, "quantizer": {**quantizer, "transform": layer}}
 
 
 def label_groups(params):

@@ -33,7 +33,8 @@ class TrainState:
 
 
 def create_state(key, autoencoder, discriminator, generator_optimizer, discriminator_optimizer, image) -> TrainState:
-    """Initial state. discriminator: module or None. image: (1, h, w, 3) example, whose values do not matter."""
+    """Initial state. discriminator: module or None. image: (n, h, w, 3); its values matter where codes start from
+    tokens."""
     generator_key, discriminator_key, quantizer_key = jax.random.split(key, 3)
     variables = autoencoder.init({"params": generator_key, "quantizer": quantizer_key}, image)
     params = variables["params"]

@@ -15,7 +15,7 @@ from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES,
 from simvq_jax.losses.perceptual import lpips
 from simvq_jax.metrics.codebook import scale, spread
 from simvq_jax.models.tokenizer import Autoencoder
-from simvq_jax.optim import transforms_of
+from simvq_jax.optim import scale_factor, scale_transform, transforms_of
 from simvq_jax.state import Player, TrainState
 
 ADAPTIVE_LIMIT = 1e4  # VQGAN's clamp of the ratio of gradient norms
@@ -188,7 +188,12 @@ def make_train_step(
                 lecam=lecam_update(state.lecam, logits["real"], logits["fake"]),
             )
             figures["discriminator_grad_norm"] = optax.tree.norm(discriminator_grads)
-        moved = replace(moved, ema=optax.incremental_update(moved.generator.params, state.ema, 1.0 - ema_decay))
+        average = state.ema
+        factor = scale_factor(moved.generator.opt_state)
+        if factor is not None:
+            average = scale_transform(average, factor)
+            figures["transform_rescaled"] = (factor != 1).astype(jnp.float32)
+        moved = replace(moved, ema=optax.incremental_update(moved.generator.params, average, 1.0 - ema_decay))
 
         figures["grad_norm"] = optax.tree.norm(generator_grads)
         figures["transform_grad_norm"] = optax.tree.norm(transforms_of(generator_grads))

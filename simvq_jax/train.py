@@ -43,7 +43,11 @@ MAY_CHANGE = (
     "max_skipped_in_a_row",
 )
 MAY_CHANGE_UNDER = ("mesh.", "data.threads", "data.eval_", "data.data_dir")
-MAY_MOVE = ("losses.lpips_vgg", "losses.lpips_linear")  # another path, but not given where it was not, nor dropped
+MAY_MOVE = (
+    "losses.lpips_vgg",
+    "losses.lpips_linear",
+    "quantizer.basis_file",
+)  # another path, but not given where it was not, nor dropped
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) -> TrainState:

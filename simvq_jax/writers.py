@@ -74,7 +74,7 @@ class JsonLines(_Writer):
     """One JSON object a row: `step` and the figures; an array (of `write_histograms`) is a list."""
 
     def __init__(self, path: Path):
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("a", encoding="utf-8")
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]):
         self._append(step, {name: float(value) for name, value in scalars.items()})
@@ -88,7 +88,10 @@ class JsonLines(_Writer):
         self._file.write(json.dumps({"step": int(step), **finite}) + "\n")
 
     def flush(self):
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
 
     def close(self):
         self._file.close()
@@ -102,6 +105,7 @@ class TensorBoard(_Writer):
 
     def __init__(self, folder: Path, resumed_at: int):
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._events = EventsWriter(str(folder / "events"))
         if resumed_at:  # TensorBoard then hides what a killed run wrote of later steps
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -124,7 +128,10 @@ class TensorBoard(_Writer):
             self._write(step, summary=summary.histogram(name, np.ravel(array), bins=64))
 
     def flush(self):
-        self._events.flush()
+        try:
+            self._events.flush()
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
 
     def close(self):
         self._events.close()
@@ -149,13 +156,17 @@ def open_writer(run: Path, resumed_at: int) -> Iterator[interface.MetricWriter]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise WriteError(
-            f"the figures of {run} could not be written ({cause}): free some space, or make the folder writable, and"
-            " start the same command again."
-        ) from error
+        raise _unwritable(run, cause) from error
     finally:
         with contextlib.suppress(asynclib.AsyncError, OSError):  # said above, or less telling than what ended the run
             writer.close()
+
+
+def _unwritable(place: Path, cause: BaseException) -> WriteError:
+    return WriteError(
+        f"the figures of {place} could not be written ({cause}): free some space, or make the folder writable, and"
+        " start the same command again."
+    )
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

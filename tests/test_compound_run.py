@@ -8,6 +8,7 @@ from simvq_jax import build, load, train
 from simvq_jax.drawing.curves import read_metrics
 from simvq_jax.evaluate import evaluate_run
 from simvq_jax.quantize import ProductQuantizer, ResidualQuantizer, SimVQ
+from simvq_jax.report import write_report
 
 STAGES = 3
 
@@ -36,6 +37,13 @@ def test_a_residual_run_trains_is_evaluated_by_stage_and_loads(tmp_path):
         tokenizer.decode(indices[..., 0])
 
 
+def test_a_product_run_has_a_report(tmp_path):
+    train.train(config_of(stages=2, compound="product"), tmp_path / "run")
+    evaluation = evaluate_run(tmp_path / "run")
+    assert evaluation.tokens.shape[1] == evaluation.codes.shape[1] == 2
+    assert write_report(tmp_path / "run", evaluation).stat().st_size > 1000
+
+
 def test_stages_are_built_of_the_kind_named():
     residual = build.build_quantizer(config_of(dropout=0.25), None)
     assert isinstance(residual, ResidualQuantizer) and residual.dropout == 0.25
@@ -49,7 +57,9 @@ def test_stages_are_built_of_the_kind_named():
     [
         ({"compound": "product"}, "quantizer.stages is 3 but does not divide quantizer.dim = 4"),
         ({"compound": "sum"}, "quantizer.compound is 'sum' but must be one of residual, product"),
-        ({"basis_seed": 7}, "quantizer.basis_seed is 7 and quantizer.stages 3, but stages of one seed"),
+        ({"basis_seed": 7}, "quantizer.basis_seed 7 and basis_file '', but stages of one seed or file"),
+        ({"basis_file": "a.npy"}, "basis_file 'a.npy', but stages of one seed or file"),
+        ({"stages": 2, "compound": "product", "dropout": 0.1}, "quantizer.dropout is 0.1 but parts of a token"),
     ],
 )
 def test_stages_that_cannot_be_get_one_sentence(quantizer, sentence):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from simvq_jax.health import CollapseWatch, rank_figures, stages_of, usage_figures, wide_window
+from simvq_jax.health import TOKENS_A_CODE, CollapseWatch, rank_figures, stages_of, usage_figures
 from simvq_jax.quantize.base import NEVER, USAGE_WINDOW
 
 
@@ -14,7 +14,8 @@ def stats(ages, usage):
 
 def test_figures_of_one_codebook():
     figures = usage_figures(stats([0, USAGE_WINDOW - 1, USAGE_WINDOW, 3 * USAGE_WINDOW, NEVER], [1, 1, 0, 0, 0]))
-    assert figures["codebook_utilization"] == figures["codebook_utilization_wide"] == np.float32(2 / 5)
+    assert figures["codebook_utilization"] == np.float32(2 / 5)
+    assert figures["codebook_utilization_recent"] == np.float32(1 / 5)
     np.testing.assert_allclose(figures["codebook_perplexity"], 2, rtol=1e-5)
     np.testing.assert_allclose(figures["codebook_perplexity_share"], 2 / 5, rtol=1e-5)
     np.testing.assert_allclose(figures["codes_never_used"], 1 / 5, rtol=1e-5)
@@ -22,11 +23,11 @@ def test_figures_of_one_codebook():
     assert "codebook_utilization_least" not in figures
 
 
-def test_a_large_codebook_is_given_twenty_tokens_a_code():
-    size = 20_000
-    assert wide_window(size) == 400_000 and wide_window(100) == USAGE_WINDOW
-    figures = usage_figures(stats(np.where(np.arange(size) < 5000, 399_999, 400_000), np.ones(size)))
-    assert figures["codebook_utilization"] == 0 and figures["codebook_utilization_wide"] == 0.25
+def test_a_codebook_of_any_size_is_given_twenty_tokens_a_code():
+    for size in (40, 20_000):
+        window = TOKENS_A_CODE * size
+        figures = usage_figures(stats(np.where(np.arange(size) < size // 4, window - 1, window), np.ones(size)))
+        assert figures["codebook_utilization_recent"] == 0.25
 
 
 def test_stages_are_averaged_and_the_worst_is_told():
@@ -47,30 +48,43 @@ def test_the_rank_is_of_the_transform_or_absent():
 
 
 def row(used, tokens=1.0, codes=1.0):
-    return {"train/codebook_utilization_wide": used, "train/token_scale": tokens, "train/code_scale": codes}
+    return {"train/codebook_utilization_recent": used, "train/token_scale": tokens, "train/code_scale": codes}
 
 
-SETTLED = 2 * USAGE_WINDOW // 4096
+SETTLED = 2 * TOKENS_A_CODE * 1024 // 1024
+
+
+def watch(kind="simvq"):
+    return CollapseWatch(kind, 1024, 1024)
 
 
 def test_a_codebook_in_good_health_is_not_spoken_of():
-    watch = CollapseWatch(1024, 4096)
-    assert [watch.look(step, row(used)) for step, used in ((1, 0.01), (50, 0.6), (SETTLED, 0.99))] == [[], [], []]
+    healthy = watch()
+    assert [healthy.look(step, row(used)) for step, used in ((1, 0.01), (30, 0.6), (SETTLED, 0.99))] == [[], [], []]
 
 
 def test_a_collapse_is_told_once_and_again_when_it_comes_back():
-    watch = CollapseWatch(1024, 4096)
-    assert watch.look(SETTLED - 1, row(0.2)) == []  # too early to say
-    (sentence,) = watch.look(SETTLED, row(0.2))
-    assert "only 20.0% of the 1,024 codes" in sentence and "recipes.stable" in sentence
-    assert watch.look(SETTLED + 1, row(0.21)) == []
-    assert watch.look(SETTLED + 2, row(0.9)) == []
-    fallen = watch.look(SETTLED + 3, row(0.1))
+    sick = watch()
+    assert sick.look(SETTLED - 1, row(0.2)) == []  # too early to say
+    (sentence,) = sick.look(SETTLED, row(0.2))
+    assert "only 20.0% of the 1,024 codes" in sentence and "quantizer.codebook_loss to region" in sentence
+    assert sick.look(SETTLED + 1, row(0.21)) == []
+    assert sick.look(SETTLED + 2, row(0.9)) == []
+    fallen = sick.look(SETTLED + 3, row(0.1))
     assert len(fallen) == 2 and any("fell from 90.0% to 10.0%" in s for s in fallen)
 
 
 @pytest.mark.parametrize("tokens", [5.0, 0.2])
 def test_tokens_far_from_the_codes_scale_are_told(tokens):
-    watch = CollapseWatch(1024, 4096)
-    (sentence,) = watch.look(SETTLED, row(0.9, tokens=tokens))
-    assert f"tokens are {tokens:.3g} times as long as the codes" in sentence and "scale_band" in sentence
+    (sentence,) = watch().look(SETTLED, row(0.9, tokens=tokens))
+    assert f"tokens are {tokens:.3g} times as long as the codes" in sentence and "transform_learning_rate" in sentence
+
+
+def test_other_kinds_are_given_no_advice_that_they_cannot_take():
+    (sentence,) = watch("vq").look(SETTLED, row(0.01))
+    assert sentence.endswith("so the codebook has collapsed.")
+    assert watch("fsq").look(SETTLED, row(0.9, tokens=100.0)) == []  # codes of another space than the tokens
+
+
+def test_a_row_without_finite_means_says_nothing():
+    assert watch().look(SETTLED, row(0.1, tokens=float("nan"))) == []

@@ -18,12 +18,8 @@ def sweep(add, size: str = "reduced"):
     small = {"quantizer.codebook_size": 1024, "steps": steps, "eval_every": steps, "checkpoint_every": steps}
     recipes = {
         "simvq": {},
-        "simvq_no_band": {"optimizer.scale_band": 0.0},
         "simvq_paper": base.paper(size),
-        "moment_vq": {"quantizer.kind": "moment_vq"},
     }
     for scale in SCALES:
         for name, changes in recipes.items():
-            # The band acts from above, and the first batch sets MomentVQ's scale, whatever it was.
-            if {"moment_vq": scale == SCALES[0], "simvq_no_band": scale > 1}.get(name, True):
-                add(f"{name}_{scale:g}", {**small, **changes, "quantizer.start_scale": scale})
+            add(f"{name}_{scale:g}", {**small, **changes, "quantizer.start_scale": scale})

@@ -30,7 +30,7 @@ CHARTS = (
         "share of the codes in use",
         (
             "train/codebook_utilization",
-            "train/codebook_utilization_wide",
+            "train/codebook_utilization_recent",
             "train/codebook_utilization_least",
             "eval/codebook_utilization",
         ),

@@ -12,8 +12,11 @@ import jax.numpy as jnp
 
 from simvq_jax.models.layers import conv, depth_to_space
 
-SLOWEST = 100.0  # patches a radian of the slowest rotation
+BASE = 100.0  # of the rates, from one radian a patch down to nearly one in so many
 XAVIER = nn.initializers.xavier_uniform()
+PATCHES = nn.initializers.variance_scaling(
+    1.0, "fan_avg", "uniform", in_axis=(0, 1, 2), out_axis=3
+)  # a patch is one vector
 
 
 class Attention(nn.Module):
@@ -71,7 +74,7 @@ class ViTEncoder(nn.Module):
         """x: (b, h, w, 3) -> (b, h / f, w / f, d)."""
         check_heads(self.width, self.heads)
         size = (self.patch, self.patch)
-        patches = nn.Conv(self.width, size, size, "VALID", dtype=self.dtype, kernel_init=XAVIER, name="patches")
+        patches = nn.Conv(self.width, size, size, "VALID", dtype=self.dtype, kernel_init=PATCHES, name="patches")
         x = blocks(self, patches(x))
         return conv(self.latent_channels, 1, use_bias=True, dtype=self.dtype, name="conv_out")(x)
 
@@ -124,7 +127,7 @@ def rotate(x):
     positions alone.
     """
     h, w, c = x.shape[1], x.shape[2], x.shape[-1]
-    rates = SLOWEST ** -(jnp.arange(c // 4) / (c // 4))
+    rates = BASE ** -(jnp.arange(c // 4) / (c // 4))
     rows, columns = jnp.arange(h)[:, None] * rates[None], jnp.arange(w)[:, None] * rates[None]
     angles = jnp.concatenate(
         [jnp.broadcast_to(rows[:, None], (h, w, c // 4)), jnp.broadcast_to(columns[None], (h, w, c // 4))], axis=-1

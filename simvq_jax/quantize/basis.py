@@ -38,6 +38,8 @@ def check_features(path: str, shape) -> None:
             f"{path} holds {rows.dtype} {rows.shape} but must hold floats {tuple(shape)}, a row a code: change"
             " quantizer.codebook_size or quantizer.basis_dim, or give another file."
         )
+    if rows.size and np.all(rows == rows[:1]):
+        raise ValueError(f"{path} holds {len(rows)} equal rows but codes must differ: give other features.")
     bad = int(np.sum(~np.isfinite(rows).all(axis=1)))
     if bad:
         raise ValueError(f"{path} has {bad} rows that are not finite, codes that could never be chosen: replace them.")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from simvq_jax.quantize.base import Affine, Quantized, count_codes, mean_square
 from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features
 from simvq_jax.quantize.nearest import NearestCode, apply_transform
-from simvq_jax.search import nearest_allowed_code, take_codes
+from simvq_jax.search import codebook_shards, nearest_allowed_code, take_codes
 
 START_TOKENS = 4096  # enough for their mean and spread
 REGION_CODES = 8192  # out of use, that a step may pull: more would cost as much as the search itself
@@ -35,7 +35,8 @@ class SimVQ(NearestCode):
             VQGAN-LC (2406.11837). See `features` of basis.py.
         start_scale: None starts W and b as torch.nn.Linear does, as the paper; a number has `init` match them to the
             tokens that it is given: the codes are centred on those, at this multiple of their root mean square
-            distance from their mean. Give `init` real tokens then; of tokens that are all equal it takes the centre.
+            distance from their mean (centred by b, so only if there is one). Give `init` real tokens then; of tokens
+            that are all equal it takes the centre.
         trainable_basis: put C among the parameters (`params/basis`), the paper's ablation.
         codebook_loss: "token", the paper's mean over tokens, or "region" (see `_region_loss`), which also pulls
             codes that are out of use. In training it needs `rngs={"quantizer": key}`.
@@ -133,7 +134,8 @@ class SimVQ(NearestCode):
         codes = apply_transform(self.codes()[0], (kernel, None))
         spread = mean_square(tokens - centre[None], weight)
         spread_of_codes = mean_square(codes - jnp.mean(codes, axis=0, keepdims=True), jnp.ones(len(codes)))
-        factor = jnp.where(spread > 0, scale * jnp.sqrt(spread / spread_of_codes), 1.0)
+        told_apart = (spread > 1e-10 * mean_square(tokens, weight)) & (spread_of_codes > 0)
+        factor = jnp.where(told_apart, scale * jnp.sqrt(spread / spread_of_codes), 1.0)
         self.transform.start_at(factor * kernel, centre)
 
     def codes(self):
@@ -185,9 +187,9 @@ class SimVQ(NearestCode):
         """Up to REGION_CODES codes out of use, from a random one on: int32 (n,), and which of them are: bool (n,)."""
         usage, k = self.usage.value, self.codebook_size
         unused = usage < self.activity_share * jnp.mean(usage)
-        size = min(REGION_CODES, k)
-        if size == k:
+        if k <= REGION_CODES:
             return jnp.arange(k, dtype=jnp.int32), unused
+        size = REGION_CODES // codebook_shards() * codebook_shards()
         total, before = jnp.sum(unused, dtype=jnp.int32), jnp.cumsum(unused, dtype=jnp.int32) - unused
         first = before[jax.random.randint(self.make_rng("quantizer"), (), 0, k)]
         place = jnp.where(unused, (before - first) % jnp.maximum(total, 1), size)

@@ -5,24 +5,20 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import Affine, Quantized, count_codes, counted_tokens
+from simvq_jax.quantize.base import NEVER, Affine, Quantized, count_codes, counted_tokens
 from simvq_jax.quantize.kmeans import kmeans, random_tokens
 from simvq_jax.quantize.nearest import NearestCode
 
 KMEANS = "kmeans"
 
 
-class VQ(NearestCode):
-    """VQ-VAE's quantizer (van den Oord et al., 2017, 1711.00937): every code is a free parameter.
-
-    Only selected codes receive a gradient, so most codes of a large codebook die. Contract and fields as in
-    `NearestCode`. The codebook is `params/codebook`: (K, d).
+class _FreeCodes(NearestCode):
+    """What VQ and EMAVQ share: how codes start, and that codes out of use are moved.
 
     Fields:
         codebook_init: as in `draw_rows`, or "kmeans" of the tokens that `init` is given.
         restart_after: tokens of training that pass a code by before it is moved to a random one of the batch (Jukebox,
-            2005.00341, section 3.1); 0 = never. In training that needs `rngs={"quantizer": key}`. What restarts add to
-            the codes is `codebook_stats/moved` (K, d), so quantizing needs it too.
+            2005.00341, section 3.1); 0 = never. In training that needs `rngs={"quantizer": key}`.
     """
 
     codebook_init: str = "uniform"
@@ -30,11 +26,55 @@ class VQ(NearestCode):
 
     @property
     def start_tokens(self) -> int:
-        return kmeans_tokens(self)
+        return 4 * self.codebook_size if self.codebook_init == KMEANS else 0
+
+    def make_stats(self):
+        """Also declares `waiting`: int32 (K,), tokens since a code was last selected or moved."""
+        if self.restart_after < 0:
+            raise ValueError(f"restart_after is {self.restart_after} but must be at least 0.")
+        super().make_stats()
+        if self.restart_after and self.is_mutable_collection("codebook_stats"):
+            shape = (self.codebook_size,)
+            self.waiting = self.variable("codebook_stats", "waiting", lambda: jnp.zeros(shape, jnp.int32))
+
+    def start_at(self, rows) -> None:
+        raise NotImplementedError("a quantizer of free codes defines start_at(rows)")
+
+    def quantize(self, tokens, weight, train: bool) -> Quantized:
+        flat, flat_weight = jax.lax.stop_gradient(tokens).reshape(-1, self.dim), weight.reshape(-1)
+        if self.is_initializing() and self.codebook_init == KMEANS:
+            self.start_at(kmeans(self.make_rng("params"), flat, flat_weight, self.codebook_size))
+        out = super().quantize(tokens, weight, train)
+        if train and not self.is_initializing():
+            self.follow(flat, out.indices.reshape(-1), flat_weight)
+        return out
+
+    def follow(self, tokens, indices, weight) -> None:
+        """What changes without a gradient. tokens: (N, d), indices: (N,), weight: (N,)."""
+
+    def restarts(self, tokens, indices, weight):
+        """Which codes are moved, bool (K,), and where to, (K, d): no more than there are tokens, each to its own."""
+        counts = count_codes(indices, weight, self.codebook_size)
+        waiting = jnp.where(counts > 0, 0, self.waiting.value + jnp.sum(weight).astype(jnp.int32))
+        waiting = jnp.minimum(waiting, NEVER)
+        dead = waiting >= self.restart_after
+        place = jnp.cumsum(dead) - 1
+        moved = dead & (place < jnp.sum(weight > 0))
+        self.waiting.value = jnp.where(moved, 0, waiting)
+        drawn = random_tokens(self.make_rng("quantizer"), tokens, weight, self.codebook_size)
+        return moved, drawn[jnp.maximum(place, 0)]
+
+
+class VQ(_FreeCodes):
+    """VQ-VAE's quantizer (van den Oord et al., 2017, 1711.00937): every code is a free parameter.
+
+    Only selected codes receive a gradient, so most codes of a large codebook die. Contract as in `NearestCode`, fields
+    as there and in `_FreeCodes`. The codebook is `params/codebook`: (K, d); with restarts, what they add to it is
+    `codebook_stats/moved`: (K, d), so quantizing needs it too.
+    """
 
     def setup(self):
         self.check_fields()
-        check_restarts(self.restart_after)
         shape = (self.codebook_size, self.dim)
         self.param("codebook", draw_rows, self.codebook_init, shape)
         if self.restart_after:
@@ -45,27 +85,21 @@ class VQ(NearestCode):
         rows: jax.Array = self.get_variable("params", "codebook")
         return (rows + self.moved.value if self.restart_after else rows), None
 
-    def quantize(self, tokens, weight, train: bool) -> Quantized:
-        flat, flat_weight = jax.lax.stop_gradient(tokens).reshape(-1, self.dim), weight.reshape(-1)
-        if self.is_initializing() and self.codebook_init == KMEANS:
-            rows = kmeans(self.make_rng("params"), flat, flat_weight, self.codebook_size)
-            self.put_variable("params", "codebook", rows)
-        out = super().quantize(tokens, weight, train)
-        if train and self.restart_after and not self.is_initializing():
-            dead = self.age.value >= self.restart_after
-            drawn = random_tokens(self.make_rng("quantizer"), flat, flat_weight, self.codebook_size)
-            move = drawn - jax.lax.stop_gradient(self.get_variable("params", "codebook"))
-            self.moved.value = jnp.where(dead[:, None], move, self.moved.value)
-            self.age.value = jnp.where(dead, 0, self.age.value)
-        return out
+    def start_at(self, rows) -> None:
+        self.put_variable("params", "codebook", rows)
+
+    def follow(self, tokens, indices, weight) -> None:
+        if self.restart_after:
+            moved, to = self.restarts(tokens, indices, weight)
+            rows: jax.Array = jax.lax.stop_gradient(self.get_variable("params", "codebook"))
+            self.moved.value = jnp.where(moved[:, None], to - rows, self.moved.value)
 
 
-class EMAVQ(NearestCode):
+class EMAVQ(_FreeCodes):
     """VQ whose codes are running means of their tokens, without gradient (VQ-VAE, 1711.00937, appendix A.1).
 
-    `decay` is that of the means; `codebook_init` and `restart_after` are as in `VQ`. Contract and fields as in
-    `NearestCode`; the codebook loss is told but has no weight, and `legacy` no meaning. Sums and counts are over the
-    whole batch on all devices.
+    Contract as in `NearestCode`, fields as there and in `_FreeCodes`, and `decay`, of the means; the codebook loss is
+    told but has no weight, and `legacy` no meaning. Sums and counts are over the whole batch on all devices.
 
     `codebook_stats` also holds `codebook` (K, d), and its numerators and denominators, `sums` (K, d) and `sizes` (K,):
     so quantizing needs it too.
@@ -73,18 +107,12 @@ class EMAVQ(NearestCode):
 
     codebook_init: str = "normal"
     decay: float = 0.99
-    restart_after: int = 0
     smoothing: float = 1e-5  # of the sizes, so that no code divides by zero
-
-    @property
-    def start_tokens(self) -> int:
-        return kmeans_tokens(self)
 
     def setup(self):
         self.check_fields()
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay is {self.decay} but must lie in [0, 1).")
-        check_restarts(self.restart_after)
         shape = (self.codebook_size, self.dim)
         draw = lambda: draw_rows(self.make_rng("params"), self.codebook_init, shape)  # noqa: E731
         self.rows = self.variable("codebook_stats", "codebook", draw)
@@ -96,19 +124,14 @@ class EMAVQ(NearestCode):
     def codes(self):
         return self.rows.value, None
 
+    def start_at(self, rows: jax.Array) -> None:
+        self.rows.value = self.sums.value = rows
+
     def quantize(self, tokens, weight, train: bool) -> Quantized:
-        if self.is_initializing() and self.codebook_init == KMEANS:
-            flat = tokens.reshape(-1, self.dim)
-            self.rows.value = kmeans(self.make_rng("params"), flat, weight.reshape(-1), self.codebook_size)
-            self.sums.value = self.rows.value
         out = super().quantize(tokens, weight, train)
-        if train and not self.is_initializing():
-            self._follow(tokens.reshape(-1, self.dim), out.indices.reshape(-1), weight.reshape(-1))
         return replace(out, loss=self.beta * out.losses["commitment"])
 
-    def _follow(self, tokens, indices, weight):
-        """Moves the codes: tokens (N, d), indices (N,), weight (N,)."""
-        tokens = jax.lax.stop_gradient(tokens)
+    def follow(self, tokens, indices, weight) -> None:
         counts = count_codes(indices, weight, self.codebook_size)
         sums = jnp.zeros_like(self.sums.value).at[indices].add(tokens * weight[:, None])
         sizes = self.decay * self.sizes.value + (1 - self.decay) * counts
@@ -117,10 +140,9 @@ class EMAVQ(NearestCode):
         smoothed = (sizes + self.smoothing) / (total + self.codebook_size * self.smoothing) * total
         rows = sums / smoothed[:, None]
         if self.restart_after:
-            dead = self.age.value >= self.restart_after
-            drawn = random_tokens(self.make_rng("quantizer"), tokens, weight, self.codebook_size)
-            rows, sums = (jnp.where(dead[:, None], drawn, a) for a in (rows, sums))
-            sizes, self.age.value = jnp.where(dead, 1.0, sizes), jnp.where(dead, 0, self.age.value)
+            moved, to = self.restarts(tokens, indices, weight)
+            rows, sums = (jnp.where(moved[:, None], to, a) for a in (rows, sums))
+            sizes = jnp.where(moved, 1.0, sizes)
         self.rows.value, self.sums.value, self.sizes.value = rows, sums, sizes
 
 
@@ -167,16 +189,6 @@ def draw_rows(key, init: str, shape):
     if init == "uniform":
         return jax.random.uniform(key, shape, jnp.float32, -1.0 / k, 1.0 / k)
     raise ValueError(f"codebook_init is {init!r} but must be 'uniform', 'normal' or '{KMEANS}'.")
-
-
-def kmeans_tokens(quantizer) -> int:
-    """Tokens that the start of the codebook wants to see."""
-    return 4 * quantizer.codebook_size if quantizer.codebook_init == KMEANS else 0
-
-
-def check_restarts(restart_after: int) -> None:
-    if restart_after < 0:
-        raise ValueError(f"restart_after is {restart_after} but must be at least 0.")
 
 
 def unit(vectors):

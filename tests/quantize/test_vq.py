@@ -148,7 +148,7 @@ def test_the_codebook_starts_as_said(codebook_init, std):
         ({"codebook_size": 0}, "codebook_size is 0 but must be at least 1"),
         ({"dim": -1}, "dim is -1 but must be at least 1"),
         ({"dim": 5}, r"z has shape .*4\) but must be \(\.\.\., 5\)"),
-        ({"codebook_init": "kmeans"}, "codebook_init is 'kmeans' but must be 'uniform' or 'normal'"),
+        ({"codebook_init": "zeros"}, "codebook_init is 'zeros' but must be 'uniform', 'normal' or 'kmeans'"),
     ],
 )
 def test_impossible_fields_get_one_sentence(fields, sentence):
@@ -206,7 +206,7 @@ class Reader(nn.Module):
         self.transform = Affine(3, 2)
 
     def __call__(self):
-        return self.transform.kernel
+        return self.transform.weights()[0]
 
 
 def test_affine_declares_its_parameters_before_a_call():
