@@ -195,10 +195,10 @@ def test_codes_far_outside_the_tokens_are_drawn_in(factor):
         np.testing.assert_allclose(after["kernel"], kernel - 0.5, rtol=1e-5)
         assert scale_factor(state) == 1
         return
-    np.testing.assert_allclose(after["kernel"], kernel * token_spread / spread_of(kernel) / 2, rtol=1e-3)
+    np.testing.assert_allclose(after["kernel"], kernel * token_spread / spread_of(kernel) / 2, rtol=1e-2)
     np.testing.assert_array_equal(after["bias"], [5, 6])
     average = scale_transform(params, scale_factor(state))["quantizer"]["transform"]
-    np.testing.assert_allclose(average["kernel"], after["kernel"], rtol=1e-3)  # a copy follows
+    np.testing.assert_allclose(average["kernel"], after["kernel"], rtol=1e-2)  # a copy follows
     np.testing.assert_allclose(moved["encoder"]["conv"]["kernel"], 0.5 - 0.01, rtol=1e-5)  # the networks go on
     small = jax.tree.map(lambda leaf: 1e-3 * jnp.ones_like(leaf), params)
     updates, _ = optimizer.update(small, state, moved, token_spread=token_spread)

@@ -64,13 +64,15 @@ def test_codes_passed_by_restart_at_tokens_of_the_batch():
     module, variables = made(restart_after=30)
     far = variables["codebook_stats"]["codebook"].at[:4].add(100.0)  # four codes that no token chooses
     variables["codebook_stats"] |= {"codebook": far, "sums": far, "age": jnp.zeros(K, jnp.int32)}
+    variables["codebook_stats"] |= {"waiting": jnp.full(K, 3)}
     z = tokens()
     mask = np.arange(40) < 35
     out, after = trained(module, variables, z, mask)
     rows = np.asarray(after["codebook_stats"]["codebook"])
     for row in rows[:4]:
         assert (np.abs(z[:35] - row).max(1) < 1e-6).any()
-    np.testing.assert_array_equal(after["codebook_stats"]["age"][:4], 0)
+    np.testing.assert_array_equal(after["codebook_stats"]["age"][:4], 35)  # moved, but chosen by no token
+    np.testing.assert_array_equal(after["codebook_stats"]["waiting"][:4], 0)
     assert not np.isin(np.asarray(out.indices), [0, 1, 2, 3]).any()
     _, never = trained(*made()[:1], variables, z, mask)
     np.testing.assert_allclose(never["codebook_stats"]["codebook"][:4], far[:4], rtol=1e-4)
