@@ -162,6 +162,7 @@ def section(title: str, study: str, runs: list[Run], *parts: str) -> str:
 
 def write() -> None:
     """The page and its pictures."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
     tokens = max((int(run["figures"]["eval/tokens"]) for run in read("methods")), default=0)
     sections = [
         by_size("headline", "The default recipe"),
