@@ -30,7 +30,7 @@ INTRODUCTION = """# Results
 Written by `python -m benchmarks.results` from `benchmarks/results/study/`; each run's file has its command, seed,
 machine, versions and date. Data are scikit-image's photographs, of which a quarter is held out. **In use, training** is
 the share of codes chosen in the last 20 training tokens a code; **held out** is over crops of the held-out regions,
-which overlap: {tokens:,} tokens. Where several seeds were run, a cell has their mean, and in brackets the lowest and
+which overlap, up to {tokens:,} tokens. Where several seeds were run, a cell has their mean, and in brackets the lowest and
 the highest.
 """
 
@@ -163,7 +163,9 @@ def section(title: str, study: str, runs: list[Run], *parts: str) -> str:
 def write() -> None:
     """The page and its pictures."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    tokens = max((int(run["figures"]["eval/tokens"]) for run in read("methods")), default=0)
+    files = sorted(FOLDER.glob("*/*.json"))
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    tokens = max((int(run["figures"]["eval/tokens"]) for run in runs), default=0)
     sections = [
         by_size("headline", "The default recipe"),
         by_size("methods", "Methods and codebook sizes"),
