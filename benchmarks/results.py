@@ -30,8 +30,8 @@ INTRODUCTION = """# Results
 Written by `python -m benchmarks.results` from `benchmarks/results/study/`; each run's file has its command, seed,
 machine, versions and date. Data are scikit-image's photographs, of which a quarter is held out. **In use, training** is
 the share of codes chosen in the last 20 training tokens a code; **held out** is over crops of the held-out regions,
-which overlap, up to {tokens:,} tokens. Where several seeds were run, a cell has their mean, and in brackets the lowest and
-the highest.
+which overlap, up to {tokens:,} tokens. Where several seeds were run, a cell has their mean, and in brackets the lowest
+and the highest.
 """
 
 
