@@ -57,8 +57,8 @@ class Tokenizer:
         """
         indices = np.asarray(indices)
         size, stages = self.config.quantizer.codebook_size, self.config.quantizer.stages
-        shape, wanted = (indices.shape, "(b, h, w)") if stages == 1 else (indices.shape[:-1], f"(b, h, w, {stages})")
-        right = len(shape) == 3 and indices.shape[3:] == ((stages,) if stages > 1 else ())
+        last, wanted = ((), "(b, h, w)") if stages == 1 else ((stages,), f"(b, h, w, {stages})")
+        right = indices.ndim == 3 + len(last) and indices.shape[3:] == last
         if not right or not np.issubdtype(indices.dtype, np.integer):
             raise ValueError(f"indices are {indices.dtype} {indices.shape} but must be whole numbers {wanted}.")
         if indices.size and not 0 <= indices.min() <= indices.max() < size:

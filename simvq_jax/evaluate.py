@@ -83,9 +83,10 @@ def make_eval_step(autoencoder):
 
 
 def _count_stages(quantizer, indices, weight) -> list:
-    if isinstance(quantizer.codebook_size, int):
-        return [count_codes(indices, weight, quantizer.codebook_size)]
-    return [count_codes(indices[..., i], weight, size) for i, size in enumerate(quantizer.codebook_size)]
+    """Tokens of each code, a (K,) a stage. weight: (...), 1 where a token counts."""
+    sizes = quantizer.codebook_sizes
+    by_stage = indices.reshape(*weight.shape, len(sizes))
+    return [count_codes(by_stage[..., i], weight, size) for i, size in enumerate(sizes)]
 
 
 def evaluate(
@@ -93,8 +94,7 @@ def evaluate(
 ) -> Evaluation:
     """One pass over the data; sums are kept in float64 on the host. variables: as `inference_variables`."""
     sums: dict[str, Any] = {}
-    sizes = autoencoder.quantizer.codebook_size
-    counts = [np.zeros((size,), np.int64) for size in ([sizes] if isinstance(sizes, int) else sizes)]
+    counts = [np.zeros((size,), np.int64) for size in autoencoder.quantizer.codebook_sizes]
     kept: list[dict[str, np.ndarray]] = []
     keep_every = -(-data.batch_count // PICTURES)
     for number, batch in enumerate(data.batches()):

@@ -92,6 +92,11 @@ class Quantizer(nn.Module):
     """
 
     @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """K of each codebook: of one, or of a compound quantizer's stages."""
+        return (self.codebook_size,)
+
+    @property
     def start_tokens(self) -> int:
         """Tokens that `init` should be given, where it looks at their values; 0 = it does not."""
         return 0

@@ -22,6 +22,10 @@ class _Compound(Quantizer):
         return tuple(stage.codebook_size for stage in self.stages)
 
     @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return self.codebook_size
+
+    @property
     def start_tokens(self) -> int:
         return max(stage.start_tokens for stage in self.stages)
 

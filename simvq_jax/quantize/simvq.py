@@ -173,7 +173,9 @@ class SimVQ(NearestCode):
 
         sources, source_weight = self._sample_sources(flat, flat_weight)
         idle, is_idle = self._idle_codes()
-        rows = self._features(take_codes(self._rows(), idle))
+        # A small codebook is searched where it lies, not gathered.
+        rows = self._rows() if self.codebook_size <= REGION_CODES else take_codes(self._rows(), idle)
+        rows = self._features(rows)
         nearest, _ = nearest_allowed_code(sources, rows, is_idle, self.transform.weights())
         source_weight, nearest = source_weight * is_idle[nearest], idle[nearest]
         source_counts = count_codes(nearest, source_weight, self.codebook_size)
