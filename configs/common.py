@@ -102,9 +102,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-4
     config.optimizer.transform_learning_rate = 1e-4  # of the codebook transform W, b
-    config.optimizer.scale_band = (
-        0.0  # single simvq: W shrinks where codes spread so many times as far as tokens; 0 = off
-    )
+    config.optimizer.spread_limit = 0.0  # simvq: codes spread at most so many times as far as tokens; 0 = off
     config.optimizer.b1 = 0.5
     config.optimizer.b2 = 0.9
     config.optimizer.clip_norm = 0.0  # of each group's gradient; 0 = off

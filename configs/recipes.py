@@ -6,8 +6,9 @@ move faster than the codes can follow (docs/RESULTS.md).
 
 
 def stable(config, transform_rate: float, warmup_fraction: float) -> None:
-    """Codes that follow the tokens: W starts at their scale, is kept there, and has a constant rate of its own; codes
-    out of use are pulled to tokens; the networks warm up and anneal, and gradients are clipped.
+    """Codes that follow the tokens: W starts at their scale, keeps the codes a little closer together than they are, and
+    has a constant rate of its own; codes out of use are pulled to tokens; the networks warm up and anneal, and
+    gradients are clipped.
 
     transform_rate: of W. warmup_fraction: of the networks' steps.
     """
@@ -15,7 +16,7 @@ def stable(config, transform_rate: float, warmup_fraction: float) -> None:
     config.quantizer.region_sources = 2048
     config.quantizer.start_scale = 1.0
     config.optimizer.transform_learning_rate = transform_rate
-    config.optimizer.scale_band = 2.0
+    config.optimizer.spread_limit = 0.9
     config.optimizer.clip_norm = 1.0
     config.schedule.transform_kind = "constant"
     config.schedule.kind = "warmup_cosine"
@@ -27,7 +28,7 @@ def paper(config) -> None:
     config.quantizer.codebook_loss = "token"
     config.quantizer.start_scale = 0.0
     config.optimizer.transform_learning_rate = config.optimizer.learning_rate
-    config.optimizer.scale_band = 0.0
+    config.optimizer.spread_limit = 0.0
     config.optimizer.b1, config.optimizer.b2, config.optimizer.clip_norm = 0.5, 0.9, 0.0
     config.schedule.kind = config.schedule.transform_kind = "constant"
     config.schedule.warmup_fraction = config.schedule.transform_warmup_fraction = 0.0

@@ -65,7 +65,7 @@ AT_LEAST_ONE = (
 NOT_NEGATIVE = (
     "discriminator.start",
     "optimizer.clip_norm",
-    "optimizer.scale_band",
+    "optimizer.spread_limit",
     "quantizer.activity_share",
     "quantizer.basis_dim",
     "quantizer.start_scale",
@@ -87,11 +87,6 @@ def check_ranges(config) -> None:
             raise ValueError(f"{key} is {values[key]} but must lie in [0, 1).")
     if len(values["data.crop_scale"]) != 2:
         raise ValueError(f"data.crop_scale is {values['data.crop_scale']} but must be two shares, as (0.5, 1.0).")
-    if 0 < values["optimizer.scale_band"] <= 1:
-        raise ValueError(
-            f"optimizer.scale_band is {values['optimizer.scale_band']} but must be above 1, or 0 for none: codes are"
-            " shrunk where they are spread so many times as far as the tokens."
-        )
     if values["discriminator.enabled"] and values["discriminator.start"] >= values["steps"]:
         raise ValueError(
             f"discriminator.start is {values['discriminator.start']} but steps {values['steps']}, so the discriminator"
@@ -282,21 +277,14 @@ def build_schedules(config) -> dict[str, Any]:
 
 
 def build_optimizers(config) -> Optimizers:
-    """Adam for both players. Raises ValueError where W's scale cannot tell that of the codes."""
-    quantizer = config.quantizer
-    if config.optimizer.scale_band and (quantizer.hidden or quantizer.trainable_basis or quantizer.basis_file):
-        raise ValueError(
-            f"optimizer.scale_band is {config.optimizer.scale_band} but goes by W alone, which does not tell the codes'"
-            f" scale with quantizer.hidden = {quantizer.hidden}, trainable_basis = {quantizer.trainable_basis} and"
-            f" basis_file = {quantizer.basis_file!r}: set optimizer.scale_band to 0."
-        )
+    """Adam for both players."""
     schedules = build_schedules(config)
     shared = {"b1": config.optimizer.b1, "b2": config.optimizer.b2, "clip_norm": config.optimizer.clip_norm}
     return Optimizers(
         generator_optimizer(
             schedules["learning_rate"],
             schedules["transform_learning_rate"],
-            scale_band=config.optimizer.scale_band,
+            spread_limit=config.optimizer.spread_limit,
             **shared,
         ),
         discriminator_optimizer(schedules["discriminator_learning_rate"], **shared),

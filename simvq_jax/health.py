@@ -28,20 +28,22 @@ def usage_figures(stats) -> dict[str, jax.Array]:
     codebook_utilization: share of codes chosen in the last USAGE_WINDOW tokens; ..._recent: in the last TOKENS_A_CODE
     tokens a code; ..._least: as the first, of the worst stage, if there are several. codebook_perplexity, and ..._share
     of K, which falls short of 1 where the window has few tokens a code (0.78 at one). codes_never_used: share.
-    dead_code_age: mean over codes out of use that once were in it, in tokens.
+    dead_code_age: mean over codes out of use that once were in it, in tokens. spread_ratio: how many times as far as
+    tokens the codes are spread, where the quantizer knows it.
     """
-    stages = [_figures_of(stage["age"], stage["usage"]) for stage in stages_of(stats)]
+    stages = [_figures_of(stage) for stage in stages_of(stats)]
     figures = {name: jnp.mean(jnp.stack([stage[name] for stage in stages])) for name in stages[0]}
     if len(stages) > 1:
         figures["codebook_utilization_least"] = jnp.stack([s["codebook_utilization"] for s in stages]).min()
     return figures
 
 
-def _figures_of(age, usage) -> dict[str, jax.Array]:
-    k = age.shape[0]
+def _figures_of(stats) -> dict[str, jax.Array]:
+    age, k = stats["age"], stats["age"].shape[0]
     fallen = (age >= USAGE_WINDOW) & (age < NEVER)
-    even = perplexity(usage)
-    return {
+    even = perplexity(stats["usage"])
+    spread = {"spread_ratio": stats["spread_ratio"]} if "spread_ratio" in stats else {}
+    return spread | {
         "codebook_utilization": utilization(age < USAGE_WINDOW),
         "codebook_utilization_recent": utilization(age < TOKENS_A_CODE * k),
         "codebook_perplexity": even,

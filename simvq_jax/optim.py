@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 SCHEDULES = ("constant", "warmup_cosine")
+LOST = 2.0  # times the limit: codes spread so far are drawn in at once
 
 
 def make_schedule(kind: str, peak: float, steps: int, warmup_fraction: float) -> optax.Schedule:
@@ -43,80 +45,101 @@ def discriminator_optimizer(schedule, *, b1: float, b2: float, clip_norm: float)
 
 
 def generator_optimizer(
-    schedule, transform_schedule, *, b1: float, b2: float, clip_norm: float, scale_band: float = 0.0
+    schedule, transform_schedule, *, b1: float, b2: float, clip_norm: float, spread_limit: float = 0.0
 ):
     """Adam with one schedule for the codebook transform and one for the rest, each clipped by its own norm.
 
     W needs a far larger rate than the networks: a code moves by the product of W's step with its basis vector,
     and must keep up with tokens that the whole encoder moves (see docs/NOTES.md).
 
-    scale_band: see `keep_in_scale`; 0 = off.
+    spread_limit: see `limit_spread`; 0 = off.
     """
     transform = _adam(transform_schedule, b1, b2, clip_norm)
     groups = {
-        "transform": keep_in_scale(transform, scale_band) if scale_band else transform,
+        "transform": limit_spread(transform, spread_limit) if spread_limit else transform,
         "rest": _adam(schedule, b1, b2, clip_norm),
     }
     return optax.multi_transform(groups, label_groups)
 
 
-class ScaleState(NamedTuple):
-    """State of `keep_in_scale`. scale_factor: (), what W was last multiplied by, 1 if the step was one of `inner`."""
+class SpreadState(NamedTuple):
+    """State of `limit_spread`. factors: what it multiplied W by in place of a step, else 1; nested as the parameters
+    of the quantizer."""
 
     inner: Any
-    scale_factor: jax.Array
+    factors: Any
 
 
-def keep_in_scale(inner: optax.GradientTransformation, band: float) -> optax.GradientTransformationExtraArgs:
-    """Shrinks W, instead of a step of `inner`, where codes are spread over `band` times as far as tokens: to 1 / band.
+def limit_spread(inner: optax.GradientTransformation, limit: float) -> optax.GradientTransformationExtraArgs:
+    """Keeps codes spread at most `limit` times as far as tokens, by shrinking W after each step of `inner`.
 
-    Gradients cannot do that: of codes far outside the tokens few are selected, and W turns until those fit, while the
-    others stay where they are. Nor may those gradients be remembered: Adam would take far too small steps for hundreds
-    of steps. Codes that are too close together need no help, for W then grows by its rate.
+    The codebook's loss spreads codes further than tokens, for it counts large errors most; but a code outside the
+    tokens is never chosen. Where codes are spread over LOST times the limit, W is shrunk in place of a step: of codes
+    far outside few are chosen, W turns until those fit, and Adam would remember such gradients for hundreds of steps.
+    Codes that are too close together need no help, for W then grows by its rate.
 
-    Needs the extra argument `token_spread`, the tokens' root mean square distance from their mean; the codes' is
-    ||W||_F / sqrt(rows), the rows of the basis being N(0, 1 / columns). Quantizers without a single transform are left
-    alone: the tokens of a compound one's stages are not known here.
+    Needs the extra argument `codebook_stats`, the quantizer's, which has `spread_ratio` beside every transform.
     """
 
-    def update(updates, state, params, *, token_spread, **_):
-        if "transform" not in params.get("quantizer", {}):
-            updates, inner_state = inner.update(updates, state.inner, params)
-            return updates, ScaleState(inner_state, state.scale_factor)
-        kernel = params["quantizer"]["transform"]["kernel"]
-        ratio = jnp.sqrt(jnp.sum(kernel**2) / kernel.shape[0]) / jnp.maximum(token_spread, 1e-30)
-        off = (ratio > band) & (token_spread > 0)
-        factor = jnp.where(off, 1 / (band * ratio), 1.0)
-        updates = jax.tree.map(lambda u: jnp.where(off, 0.0, u), updates)
+    def init(params):
+        return SpreadState(inner.init(params), unflatten_dict({path: jnp.ones(()) for path in _kernels(params)}))
+
+    def update(updates, state, params, *, codebook_stats, **_):
+        ratios = {path[:-1]: ratio for path, ratio in _flat(codebook_stats).items() if path[-1] == "spread_ratio"}
+        shrink = {stage: jnp.where(ratio > limit, limit / ratio, 1.0) for stage, ratio in ratios.items()}
+        lost = {stage: ratio > LOST * limit for stage, ratio in ratios.items()}
+        kernels = _kernels(params)
+
+        def without_lost(path, update):
+            return jnp.where(lost[path[:-2]], 0.0, update) if _moves_codes(path) else update
+
+        def shrunk(path, update):
+            return shrink[path[:-2]] * (kernels[path] + update) - kernels[path] if path in kernels else update
+
+        updates = _with_quantizer(updates, {path: without_lost(path, u) for path, u in _flat(updates).items()})
         updates, inner_state = inner.update(updates, state.inner, params)
-        layer = updates["quantizer"]["transform"]
-        kept = jnp.where(off, (factor - 1) * kernel, layer["kernel"])
-        updates = {**updates, "quantizer": {**updates["quantizer"], "transform": {**layer, "kernel": kept}}}
-        return updates, ScaleState(inner_state, factor)
+        updates = _with_quantizer(updates, {path: shrunk(path, u) for path, u in _flat(updates).items()})
+        factors = {path: jnp.where(lost[path[:-2]], shrink[path[:-2]], 1.0) for path in kernels}
+        return updates, SpreadState(inner_state, unflatten_dict(factors))
 
-    return optax.GradientTransformationExtraArgs(lambda params: ScaleState(inner.init(params), jnp.ones(())), update)
-
-
-def scale_factor(opt_state):
-    """What `keep_in_scale` multiplied W by in the last step: (), or None where it is not in use."""
-    return optax.tree.get(opt_state, "scale_factor")
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def scale_transform(params, factor):
-    """Parameters whose W is multiplied by the factor. A copy of them, as their average, follows a rescaling so."""
-    if "transform" not in params.get("quantizer", {}):
-        return params
-    quantizer = params["quantizer"]
-    layer = {**quantizer["transform"], "kernel": factor * quantizer["transform"]["kernel"]}
-    return {**params, "quantizer": {**quantizer, "transform": layer}}
+def scale_factors(opt_state):
+    """What `limit_spread` multiplied W by in place of the last step, nested as the quantizer's parameters; None where
+    it is not in use."""
+    return optax.tree.get(opt_state, "factors")
+
+
+def scale_transforms(params, factors):
+    """Parameters whose W are multiplied by the factors. A copy of them, as their average, follows a rescaling so."""
+    factors = flatten_dict(factors)
+    return _with_quantizer(params, {path: factors.get(path, 1.0) * leaf for path, leaf in _flat(params).items()})
+
+
+def _flat(tree) -> dict[tuple[str, ...], Any]:
+    """Path -> leaf of the quantizer's part of a tree like the parameters."""
+    return flatten_dict(tree.get("quantizer", {}))
+
+
+def _with_quantizer(tree, flat: dict[tuple[str, ...], Any]):
+    return {**tree, "quantizer": unflatten_dict(flat)} if flat else tree
+
+
+def _kernels(params) -> dict[tuple[str, ...], jax.Array]:
+    """Path -> W, of every stage."""
+    return {path: leaf for path, leaf in _flat(params).items() if path[-2:] == ("transform", "kernel")}
+
+
+def _moves_codes(path) -> bool:
+    return any(name in ("transform", "transform_hidden") for name in path)
 
 
 def label_groups(params):
     """ "transform" for the leaves of the layers that move the codebook, "rest" elsewhere."""
 
     def label(path, _):
-        moves_codes = any(getattr(key, "key", None) in ("transform", "transform_hidden") for key in path)
-        return "transform" if moves_codes else "rest"
+        return "transform" if _moves_codes([getattr(key, "key", None) for key in path]) else "rest"
 
     return jax.tree_util.tree_map_with_path(label, params)
 

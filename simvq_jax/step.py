@@ -15,7 +15,7 @@ from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES,
 from simvq_jax.losses.perceptual import lpips
 from simvq_jax.metrics.codebook import scale, spread
 from simvq_jax.models.tokenizer import Autoencoder
-from simvq_jax.optim import scale_factor, scale_transform, transforms_of
+from simvq_jax.optim import scale_factors, scale_transforms, transforms_of
 from simvq_jax.state import Player, TrainState
 
 ADAPTIVE_LIMIT = 1e4  # VQGAN's clamp of the ratio of gradient norms
@@ -176,9 +176,7 @@ def make_train_step(
 
         moved = replace(
             state,
-            generator=advance(
-                optimizers.generator, state.generator, generator_grads, token_spread=figures["token_spread"]
-            ),
+            generator=advance(optimizers.generator, state.generator, generator_grads, codebook_stats=stats),
             codebook_stats=stats,
         )
         if discriminator is not None:
@@ -189,10 +187,10 @@ def make_train_step(
             )
             figures["discriminator_grad_norm"] = optax.tree.norm(discriminator_grads)
         average = state.ema
-        factor = scale_factor(moved.generator.opt_state)
-        if factor is not None:
-            average = scale_transform(average, factor)
-            figures["transform_rescaled"] = (factor != 1).astype(jnp.float32)
+        factors = scale_factors(moved.generator.opt_state)
+        if factors:
+            average = scale_transforms(average, factors)
+            figures["transform_rescaled"] = jnp.mean(jnp.stack(jax.tree.leaves(factors)) != 1)
         moved = replace(moved, ema=optax.incremental_update(moved.generator.params, average, 1.0 - ema_decay))
 
         figures["grad_norm"] = optax.tree.norm(generator_grads)

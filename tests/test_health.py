@@ -20,7 +20,7 @@ def test_figures_of_one_codebook():
     np.testing.assert_allclose(figures["codebook_perplexity_share"], 2 / 5, rtol=1e-5)
     np.testing.assert_allclose(figures["codes_never_used"], 1 / 5, rtol=1e-5)
     assert figures["dead_code_age"] == 2 * USAGE_WINDOW
-    assert "codebook_utilization_least" not in figures
+    assert not {"codebook_utilization_least", "spread_ratio"} & figures.keys()
 
 
 def test_a_codebook_of_any_size_is_given_twenty_tokens_a_code():
@@ -31,11 +31,15 @@ def test_a_codebook_of_any_size_is_given_twenty_tokens_a_code():
 
 
 def test_stages_are_averaged_and_the_worst_is_told():
-    tree = {f"stages_{i}": stats([0] * i + [NEVER] * (12 - i), np.arange(12) < i) for i in range(12)}
+    tree = {
+        f"stages_{i}": {**stats([0] * i + [NEVER] * (12 - i), np.arange(12) < i), "spread_ratio": np.float32(i)}
+        for i in range(12)
+    }
     assert [int(s["usage"].sum()) for s in stages_of(tree)] == list(range(12))
     figures = usage_figures({f"stages_{i}": tree[f"stages_{i}"] for i in (4, 8)})
     np.testing.assert_allclose(figures["codebook_utilization"], 0.5, rtol=1e-6)
     np.testing.assert_allclose(figures["codebook_utilization_least"], 1 / 3, rtol=1e-6)
+    assert figures["spread_ratio"] == 6
 
 
 def test_the_rank_is_of_the_transform_or_absent():

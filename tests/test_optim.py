@@ -1,4 +1,6 @@
-"""Schedules to their last step, and the transform's own rate and clipping."""
+"""Schedules to their last step, and the transform's own rate, clipping and limit."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,8 @@ from simvq_jax.optim import (
     generator_optimizer,
     label_groups,
     make_schedule,
-    scale_factor,
-    scale_transform,
+    scale_factors,
+    scale_transforms,
     transforms_of,
 )
 
@@ -171,65 +173,86 @@ def test_the_discriminator_has_plain_adam(clip_norm):
     np.testing.assert_allclose(updates["kernel"], [-0.2, 0.2, -0.2, 0.2], rtol=1e-4)
 
 
-# The transform's scale
+# The codes' spread
 
 
-def spread_of(kernel):
-    return float(jnp.sqrt(jnp.sum(kernel**2) / kernel.shape[0]))
+def limited(limit=0.9, clip_norm=0.0):
+    return generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=clip_norm, spread_limit=limit)
 
 
-@pytest.mark.parametrize("factor", [1e-4, 0.3, 3.0, 1e4])
-def test_codes_far_outside_the_tokens_are_drawn_in(factor):
+def stats_of(ratio):
+    return {"quantizer": {"age": jnp.zeros(4, jnp.int32), "spread_ratio": jnp.float32(ratio)}}
+
+
+def transform_after(updates, params):
+    return optax.apply_updates(params, updates)["quantizer"]["transform"]
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1e-3, 0.9, np.nan])
+def test_codes_within_the_limit_are_left_to_the_gradient(ratio):
+    params = parameters()
+    ones = jax.tree.map(jnp.ones_like, params)
+    optimizer = limited(clip_norm=1.0)
+    updates, state = optimizer.update(ones, optimizer.init(params), params, codebook_stats=stats_of(ratio))
+    free = generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=1.0)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), updates, one_step(free, ones, params))
+    assert jax.tree.leaves(scale_factors(state)) == [1.0]
+
+
+@pytest.mark.parametrize("ratio", [0.91, 1.2, 1.8])
+def test_codes_beyond_the_limit_take_the_step_and_are_drawn_in(ratio):
+    params = parameters()
+    optimizer = limited()
+    ones = jax.tree.map(jnp.ones_like, params)
+    updates, state = optimizer.update(ones, optimizer.init(params), params, codebook_stats=stats_of(ratio))
+    before, after = params["quantizer"]["transform"], transform_after(updates, params)
+    np.testing.assert_allclose(after["kernel"], 0.9 / ratio * (before["kernel"] - 0.5), rtol=1e-5)
+    np.testing.assert_allclose(after["bias"], before["bias"] - 0.5, rtol=1e-5)
+    assert jax.tree.leaves(scale_factors(state)) == [1.0]  # the average follows by averaging
+
+
+@pytest.mark.parametrize("ratio", [1.81, 3.0, 1e4])
+def test_codes_far_outside_the_tokens_are_drawn_in_at_once(ratio):
     """W keeps its shape and b its place, and the gradient of such a step is not taken, nor remembered by Adam."""
     params = parameters()
-    kernel = factor * jnp.array([[1.0, 2.0], [0.5, -1.0]])
-    params["quantizer"]["transform"] = {"kernel": kernel, "bias": jnp.array([5.0, 6.0])}
-    optimizer = generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=0.0, scale_band=2.0)
-    token_spread = 1.7
+    params["quantizer"]["transform"] = {"kernel": ratio * jnp.array([[1.0, 2.0], [0.5, -1.0]]), "bias": jnp.ones(2)}
+    optimizer = limited()
     grads = jax.tree.map(lambda leaf: 1e3 * jnp.ones_like(leaf), params)
-    state = optimizer.init(params)
-    updates, state = optimizer.update(grads, state, params, token_spread=token_spread)
+    updates, state = optimizer.update(grads, optimizer.init(params), params, codebook_stats=stats_of(ratio))
     moved = optax.apply_updates(params, updates)
-    after = moved["quantizer"]["transform"]
-    if spread_of(kernel) / token_spread < 2:
-        np.testing.assert_allclose(after["kernel"], kernel - 0.5, rtol=1e-5)
-        assert scale_factor(state) == 1
-        return
-    np.testing.assert_allclose(after["kernel"], kernel * token_spread / spread_of(kernel) / 2, rtol=1e-2)
-    np.testing.assert_array_equal(after["bias"], [5, 6])
-    average = scale_transform(params, scale_factor(state))["quantizer"]["transform"]
-    np.testing.assert_allclose(average["kernel"], after["kernel"], rtol=1e-2)  # a copy follows
+    after, before = moved["quantizer"]["transform"], params["quantizer"]["transform"]
+    np.testing.assert_allclose(after["kernel"], 0.9 / ratio * before["kernel"], rtol=1e-2)
+    np.testing.assert_array_equal(after["bias"], before["bias"])
+    average = scale_transforms(params, scale_factors(state))
+    np.testing.assert_allclose(average["quantizer"]["transform"]["kernel"], after["kernel"], rtol=1e-2)
+    np.testing.assert_array_equal(average["encoder"]["conv"]["kernel"], params["encoder"]["conv"]["kernel"])
     np.testing.assert_allclose(moved["encoder"]["conv"]["kernel"], 0.5 - 0.01, rtol=1e-5)  # the networks go on
     small = jax.tree.map(lambda leaf: 1e-3 * jnp.ones_like(leaf), params)
-    updates, _ = optimizer.update(small, state, moved, token_spread=token_spread)
+    updates, _ = optimizer.update(small, state, moved, codebook_stats=stats_of(0.5))
     assert np.all(np.asarray(updates["quantizer"]["transform"]["kernel"]) < -0.2)  # Adam's memory is not of 1e3
 
 
-def test_codes_of_the_tokens_scale_are_left_to_the_gradient():
-    params = parameters()
+def test_every_stage_has_a_limit_of_its_own():
+    stages = {f"stages_{i}": parameters()["quantizer"] for i in range(2)}
+    params = {**parameters(), "quantizer": stages}
+    stats = {"quantizer": {"stages_0": stats_of(0.1)["quantizer"], "stages_1": stats_of(100.0)["quantizer"]}}
+    optimizer = limited()
     ones = jax.tree.map(jnp.ones_like, params)
-    banded, free = (
-        generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=1.0, scale_band=band)
-        for band in (2.0, 0.0)
+    updates, state = optimizer.update(ones, optimizer.init(params), params, codebook_stats=stats)
+    kernel = stages["stages_0"]["transform"]["kernel"]
+    after = optax.apply_updates(params, updates)["quantizer"]
+    np.testing.assert_allclose(after["stages_0"]["transform"]["kernel"], kernel - 0.5, rtol=1e-5)
+    np.testing.assert_allclose(after["stages_1"]["transform"]["kernel"], 0.009 * kernel, rtol=1e-2)
+    average = scale_transforms(params, scale_factors(state))["quantizer"]
+    np.testing.assert_array_equal(average["stages_0"]["transform"]["kernel"], kernel)
+    np.testing.assert_allclose(average["stages_1"]["transform"]["kernel"], 0.009 * kernel, rtol=1e-5)
+
+
+def test_a_limit_leaves_quantizers_without_a_transform_alone():
+    params = {"encoder": {"kernel": jnp.ones(3)}, "quantizer": {"codebook": jnp.ones((4, 2))}}
+    optimizer = limited()
+    stats = {"quantizer": {"age": jnp.zeros(4, jnp.int32)}}
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.ones_like, params), optimizer.init(params), params, codebook_stats=stats
     )
-    updates, _ = banded.update(ones, banded.init(params), params, token_spread=jnp.float32(1.2))
-    jax.tree.map(np.testing.assert_array_equal, updates, one_step(free, ones, params))
-
-
-@pytest.mark.parametrize("token_spread", [0.0, np.nan])
-def test_tokens_without_a_spread_rescale_nothing(token_spread):
-    params = parameters()
-    optimizer = generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=0.0, scale_band=2.0)
-    grads = jax.tree.map(jnp.ones_like, params)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params, token_spread=jnp.float32(token_spread))
-    np.testing.assert_allclose(updates["quantizer"]["transform"]["kernel"], -0.5, rtol=1e-5)
-
-
-def test_a_band_leaves_quantizers_without_a_single_transform_alone():
-    optimizer = generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=0.0, scale_band=2.0)
-    for quantizer in ({"codebook": jnp.ones((4, 2))}, {"stages_0": parameters()["quantizer"]}):
-        params = {"encoder": {"kernel": jnp.ones(3)}, "quantizer": quantizer}
-        grads = jax.tree.map(jnp.ones_like, params)
-        updates, _ = optimizer.update(grads, optimizer.init(params), params, token_spread=jnp.float32(100.0))
-        rate = 0.01 if "codebook" in quantizer else 0.5
-        jax.tree.map(lambda u, rate=rate: np.testing.assert_allclose(u, -rate, rtol=1e-5), updates["quantizer"])
+    jax.tree.map(lambda u: np.testing.assert_allclose(u, -0.01, rtol=1e-5), updates)

@@ -47,7 +47,7 @@ def assert_close_gradients(got, expected, relative):
 
 @pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 2, "codebook": 2}])
 def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
-    """Loss within 2e-6, gradients within 1e-5 relative, equal statistics; large arrays and codes are split."""
+    """Loss within 2e-6, gradients within 1e-5 relative, equal counts; large arrays and codes are split."""
     monkeypatch.setattr("simvq_jax.mesh.SMALLEST_SHARDED", 256)
     config, rate = tiny_config(), 64.0  # large, so that the change is not lost in the parameters' rounding
     state, step = build_step(config, rate)
@@ -65,8 +65,10 @@ def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
         np.testing.assert_allclose(figures[name], figures_alone[name], rtol=1e-5, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(figures["train/loss"], figures_alone["train/loss"], rtol=2e-6)
     assert_close_gradients(gradients(state, shared, rate), gradients(state, alone, rate), 1e-5)
-    for a, b in zip(jax.tree.leaves(alone.codebook_stats), jax.tree.leaves(shared.codebook_stats), strict=True):
-        np.testing.assert_array_equal(a, b)
+    ours, theirs = shared.codebook_stats["quantizer"], alone.codebook_stats["quantizer"]
+    np.testing.assert_allclose(ours["spread_ratio"], theirs["spread_ratio"], rtol=1e-6)
+    for name in ("age", "usage"):
+        np.testing.assert_array_equal(ours[name], theirs[name])
 
 
 def test_the_step_on_eight_devices_gathers_no_tokens(monkeypatch):

@@ -1,4 +1,4 @@
-"""Study: every method at every codebook size, and three seeds of those that matter most.
+"""Study: every method at every codebook size, and at full size three seeds of those that matter most.
 
     python launch/sweep.py --config=configs/study/methods.py:reduced --workdir=runs/study/methods
 or  python -m simvq_jax.train --config=configs/study/methods.py:reduced --workdir=runs/study/one
@@ -24,8 +24,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "moment_vq": {"kind": "moment_vq"},
     "simvq": {"kind": "simvq"},
 }
-HEADLINE = ("vq", "simvq", "simvq_paper")  # of which three seeds are run
-SEEDS = (0, 1, 2)
+HEADLINE = ("vq", "simvq", "simvq_paper")  # of which every seed is run, others of the first alone
+SEEDS = {"reduced": (0,), "full": (0, 1, 2)}
 get_config = base.get_config
 
 
@@ -33,7 +33,7 @@ def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
     for k in base.CODEBOOK_SIZES[size]:
         for name, changes in {**_methods(k), "simvq_paper": base.paper(size)}.items():
-            for seed in SEEDS if name in HEADLINE else SEEDS[:1]:
+            for seed in SEEDS[size] if name in HEADLINE else SEEDS[size][:1]:
                 add(f"{name}_{k}_seed{seed}", {"quantizer.codebook_size": k, "seed": seed, **changes})
 
 

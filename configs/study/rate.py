@@ -9,7 +9,7 @@ With the region loss and the matched start, and plain, without both, where the r
 from configs.study import base
 
 RATES = {"reduced": (1e-3, 1e-1), "full": (1e-3, 1e-2, 1e-1, 1.0)}  # beside the recipe's
-PLAIN = {"quantizer.codebook_loss": "token", "quantizer.start_scale": 0.0, "optimizer.scale_band": 0.0}
+PLAIN = {"quantizer.codebook_loss": "token", "quantizer.start_scale": 0.0, "optimizer.spread_limit": 0.0}
 get_config = base.get_config
 
 

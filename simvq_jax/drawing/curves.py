@@ -60,6 +60,7 @@ CHARTS = (
         ("train/token_scale", "train/token_spread", "train/code_scale", "eval/token_scale", "eval/code_scale"),
         log=True,
     ),
+    Chart("Spread of codes over that of tokens", "", ("train/spread_ratio",), include=(1.0,)),
     Chart(
         "Effective rank of W",
         "dimensions",

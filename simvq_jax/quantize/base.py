@@ -72,6 +72,13 @@ def mean_square(difference, weight):
     return jnp.sum(per_token * weight) / (jnp.maximum(jnp.sum(weight), 1.0) * d)
 
 
+def mean_and_variance(vectors, weight):
+    """Of the vectors that count. vectors: (..., d), weight: (...) -> (d,), and () the mean over d."""
+    flat, weight = vectors.reshape(-1, vectors.shape[-1]), weight.reshape(-1)
+    mean = jnp.sum(flat * weight[:, None], axis=0) / jnp.maximum(jnp.sum(weight), 1.0)
+    return mean, mean_square(flat - mean[None], weight)
+
+
 def count_codes(indices, weight, codebook_size: int):
     """Tokens assigned to each code: (K,) float32; one array summed over every device."""
     return jnp.zeros((codebook_size,), jnp.float32).at[indices.reshape(-1)].add(weight.reshape(-1))

@@ -6,12 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import Affine, Quantized, count_codes, mean_square
+from simvq_jax.quantize.base import Affine, Quantized, count_codes, mean_and_variance, mean_square
 from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features
 from simvq_jax.quantize.nearest import NearestCode, apply_transform
 from simvq_jax.search import codebook_shards, nearest_allowed_code, take_codes
 
 START_TOKENS = 4096  # enough for their mean and spread
+SPREAD_CODES = 4096  # likewise
 REGION_CODES = 8192  # out of use, that a step may pull: more would cost as much as the search itself
 
 
@@ -42,6 +43,9 @@ class SimVQ(NearestCode):
             codes that are out of use. In training it needs `rngs={"quantizer": key}`.
         activity_share: a code is out of use if its usage is under this share of the mean over codes.
         region_sources: tokens a step, at most, that codes out of use are pulled to.
+
+    `codebook_stats` also has `spread_ratio` (), how many times as far as the last step's tokens the codes were spread,
+    which `optim.limit_spread` keeps in bounds.
     """
 
     basis_dim: int | None = None
@@ -78,6 +82,8 @@ class SimVQ(NearestCode):
             self.transform_hidden = Affine(self.basis_shape[1], self.hidden)
         self.transform = Affine(self.hidden or self.basis_shape[1], self.dim, self.use_bias)
         self.make_stats()
+        if self.is_mutable_collection("codebook_stats"):
+            self.spread_ratio = self.variable("codebook_stats", "spread_ratio", lambda: jnp.ones(()))
 
     @property
     def start_tokens(self) -> int:
@@ -122,7 +128,19 @@ class SimVQ(NearestCode):
     def quantize(self, tokens, weight, train: bool) -> Quantized:
         if self.is_initializing() and self.start_scale is not None:
             self._match(tokens.reshape(-1, self.dim), weight.reshape(-1), self.start_scale)
-        return super().quantize(tokens, weight, train)
+        out = super().quantize(tokens, weight, train)
+        if train and not self.is_initializing():
+            self.spread_ratio.value = jax.lax.stop_gradient(self._spread_ratio(tokens, weight))
+        return out
+
+    def _spread_ratio(self, tokens, weight):
+        """The codes' root mean square distance from their mean over the tokens': (). The old one of tokens that are all
+        equal. SPREAD_CODES codes are looked at: any will do, for they are drawn alike."""
+        codes = self.take(jnp.arange(min(self.codebook_size, SPREAD_CODES)))
+        of_codes = mean_and_variance(codes, jnp.ones(len(codes)))[1]
+        of_tokens = mean_and_variance(tokens, weight)[1]
+        ratio = jnp.sqrt(of_codes / jnp.where(of_tokens > 0, of_tokens, 1.0))
+        return jnp.where(of_tokens > 0, ratio, self.spread_ratio.value)
 
     def _match(self, tokens, weight, scale: float):
         """Scales and centres the transform as `start_scale` says. tokens: (N, d), weight: (N,), 1 = counts.
@@ -130,12 +148,11 @@ class SimVQ(NearestCode):
         b is the centre itself: what the mean of C adds then shrinks and grows with W.
         """
         kernel, _ = self.transform.weights()
-        centre = jnp.sum(tokens * weight[:, None], axis=0) / jnp.maximum(jnp.sum(weight), 1.0)
+        centre, variance = mean_and_variance(tokens, weight)
         codes = apply_transform(self.codes()[0], (kernel, None))
-        spread = mean_square(tokens - centre[None], weight)
-        spread_of_codes = mean_square(codes - jnp.mean(codes, axis=0, keepdims=True), jnp.ones(len(codes)))
-        told_apart = (spread > 1e-10 * mean_square(tokens, weight)) & (spread_of_codes > 0)
-        factor = jnp.where(told_apart, scale * jnp.sqrt(spread / spread_of_codes), 1.0)
+        of_codes = mean_and_variance(codes, jnp.ones(len(codes)))[1]
+        told_apart = (variance > 1e-10 * mean_square(tokens, weight)) & (of_codes > 0)
+        factor = jnp.where(told_apart, scale * jnp.sqrt(variance / of_codes), 1.0)
         self.transform.start_at(factor * kernel, centre)
 
     def codes(self):

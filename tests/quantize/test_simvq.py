@@ -132,7 +132,7 @@ def test_the_basis_is_frozen_outside_the_parameters():
     _, variables = make()
     assert set(variables["codebook"]) == {"basis"}
     assert set(variables["params"]) == {"transform"}
-    assert set(variables["codebook_stats"]) == {"age", "usage"}
+    assert set(variables["codebook_stats"]) == {"age", "usage", "spread_ratio"}
 
 
 def test_a_trainable_basis_is_a_parameter_with_a_gradient():
@@ -267,6 +267,21 @@ def test_usage_forgets_by_the_number_of_tokens():
     out, stats = trained(module, {**variables, "codebook_stats": before}, z, mask=mask)
     counts = np.bincount(np.asarray(out.indices)[:1500], minlength=K)
     np.testing.assert_allclose(stats["usage"], np.exp(-1500 / USAGE_WINDOW) * 1000.0 + counts, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fields", [{}, {"hidden": 16}, {"trainable_basis": True}, {"codebook_size": 5000}])
+def test_the_spread_ratio_is_that_of_the_codes_to_the_tokens_that_count(fields):
+    module, variables = make(**fields)
+    z, mask = 3 * tokens(40) + 7, np.arange(40) < 30
+
+    def spread(x):
+        return np.sqrt(np.mean((x - np.mean(x, axis=0)) ** 2))
+
+    _, stats = trained(module, variables, z, mask=mask)
+    codes = np.asarray(apply(module, variables, method="codebook"))
+    np.testing.assert_allclose(stats["spread_ratio"], spread(codes) / spread(z[:30]), rtol=2e-2)
+    _, after = trained(module, {**variables, "codebook_stats": stats}, np.ones((4, D), np.float32))
+    assert after["spread_ratio"] == stats["spread_ratio"]  # equal tokens tell nothing
 
 
 def test_nothing_changes_without_train():
