@@ -6,8 +6,8 @@ move faster than the codes can follow (docs/RESULTS.md).
 
 
 def stable(config, transform_rate: float, warmup_fraction: float) -> None:
-    """Codes that follow the tokens: W starts at their scale, keeps the codes a little closer together than they are, and
-    has a constant rate of its own; codes out of use are pulled to tokens; the networks warm up and anneal, and
+    """Codes that follow the tokens: W starts at their scale, keeps the codes a little closer together than they are,
+    and has a constant rate of its own; codes out of use are pulled to tokens; the networks warm up and anneal, and
     gradients are clipped.
 
     transform_rate: of W. warmup_fraction: of the networks' steps.
