@@ -16,6 +16,7 @@ from simvq_jax.drawing import charts
 from simvq_jax.files import replace_text
 
 FOLDER, PAGE, PICTURES = Path("benchmarks/results/study"), Path("docs/RESULTS.md"), Path("docs/results")
+NEAR = 0.05  # utilization that short of another is regained
 Run = dict[str, Any]
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("in use, training", "train/codebook_utilization_recent", lambda v: f"{v:.1%}"),
@@ -100,7 +101,7 @@ def plain(study: str, title: str) -> str:
 
 
 def recovery() -> str:
-    """Study (f): UR-AUC, the mean over starting scales of the mean over steps of the utilization, in percent."""
+    """Study (f): UR-AUC, the mean over wrong starting scales of the mean over steps of the utilization, in percent."""
     runs = read("recovery")
     scales = sorted({run["changes"]["quantizer.start_scale"] for run in runs})
     by_method: dict[str, dict[float, Run]] = {}
@@ -109,18 +110,16 @@ def recovery() -> str:
         by_method.setdefault(run["run"].removesuffix(f"_{scale:g}"), {})[scale] = run
     rows = []
     for method, of_scale in by_method.items():
-        areas = [statistics.mean(curve(run)["value"]) for run in of_scale.values()]
-        area = f"{100 * statistics.mean(areas):.1f}" if len(areas) == len(scales) else "-"
-        ends = [
-            f"{curve(of_scale[s])['value'][-1]:.1%} ({regained(of_scale[s])})" if s in of_scale else "-" for s in scales
-        ]
-        rows.append([method, area, *ends])
+        areas = [statistics.mean(curve(run)["value"]) for scale, run in of_scale.items() if scale != 1]
+        area = f"{100 * statistics.mean(areas):.1f}" if len(of_scale) == len(scales) else "-"
+        rows.append([method, area, *[regained(of_scale.get(scale), of_scale.get(1.0)) for scale in scales]])
     header = ["recipe", "UR-AUC", *[f"from {scale:g}" for scale in scales]]
     text = (
         "Codes start at a multiple of the tokens' scale. A cell has the share of codes in use at the end, and the first"
-        " logged step at which 95% of all were. UR-AUC is the mean of that share over steps and scales, in percent.\n\n"
+        f" logged step from which on it was within {NEAR:.0%} of a start at the tokens' own scale. UR-AUC is the mean"
+        " of that share over steps and the wrong scales, in percent."
     )
-    return section("Recovery from a wrong scale", "recovery", runs, text + markdown_table(header, rows))
+    return section("Recovery from a wrong scale", "recovery", runs, text, markdown_table(header, rows))
 
 
 def toy() -> str:
@@ -141,10 +140,19 @@ def curve(run: Run) -> dict[str, list]:
     return run["curves"]["train/codebook_utilization_recent"]
 
 
-def regained(run: Run) -> str:
-    """When 95% of the codes were in use."""
-    steps = [step for step, value in zip(*curve(run).values(), strict=True) if value >= 0.95]
-    return f"step {steps[0]}" if steps else "not reached"
+def regained(run: Run | None, matched: Run | None) -> str:
+    """The share of codes in use at the end, and from when on it was that of the run whose codes started matched."""
+    if run is None:
+        return "-"
+    steps, values = curve(run).values()
+    end = f"{values[-1]:.1%}"
+    if matched is None or matched is run:
+        return end
+    behind = [value < wanted - NEAR for value, wanted in zip(values, curve(matched)["value"], strict=True)]
+    if behind[-1]:
+        return f"{end} (not regained)"
+    first = len(behind) - behind[::-1].index(True) if True in behind else 0
+    return f"{end} (step {steps[first]})"
 
 
 def section(title: str, study: str, runs: list[Run], *parts: str) -> str:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 # (place, what it may import from the project); places inside one row may import each other.
 LAYERS = [
     ("simvq_jax.search", set()),
+    ("simvq_jax.dsp", set()),
     ("simvq_jax.mesh", set()),
     ("simvq_jax.files", set()),
     ("simvq_jax.progress", set()),
@@ -21,7 +22,7 @@ LAYERS = [
     ("simvq_jax.quantize", {"search"}),
     ("simvq_jax.models.layers", set()),
     ("simvq_jax.models.pretrained", {"models.layers"}),
-    ("simvq_jax.models", {"models.layers", "quantize"}),
+    ("simvq_jax.models", {"dsp", "models.layers", "quantize"}),
     ("simvq_jax.discriminators", {"models.layers"}),
     ("simvq_jax.losses", {"models.layers", "models.pretrained"}),
     ("simvq_jax.metrics", {"models.pretrained", "losses.perceptual"}),

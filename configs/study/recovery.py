@@ -3,12 +3,13 @@
     python launch/sweep.py --config=configs/study/recovery.py:reduced --workdir=runs/study/recovery
 or  python -m simvq_jax.train --config=configs/study/recovery.py:reduced --workdir=runs/study/one
 
-UR-AUC is the mean over starting scales of the mean over steps of the utilization, in percent.
+UR-AUC is the mean over wrong starting scales of the mean over steps of the utilization, in percent. A start at the
+tokens' own scale tells what could be regained.
 """
 
 from configs.study import base
 
-SCALES = (1e-3, 1e-2, 1e-1, 10.0, 100.0)
+SCALES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 get_config = base.get_config
 
 

@@ -1,5 +1,7 @@
 """The region loss of SimVQ: which codes it pulls, where to, and by which gradient."""
 
+import re
+
 import flax.errors
 import jax
 import jax.numpy as jnp
@@ -116,6 +118,28 @@ def test_training_with_the_region_loss_asks_for_its_key():
     module, variables = make(codebook_loss="region")
     with pytest.raises(flax.errors.InvalidRngError, match='"quantizer"'):
         jax.eval_shape(lambda z: module.apply(variables, z, train=True, mutable=["codebook_stats"]), tokens(4))
+
+
+def test_the_codebook_is_not_formed_for_it():
+    """The gradient's program at K = 262,144 makes no array of codes by dimensions, and keeps within 256 MB."""
+    k, d = 262_144, 32
+    module = SimVQ(k, d, codebook_loss="region", region_sources=256)
+    z = jax.ShapeDtypeStruct((512, d), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), z)
+
+    def loss(params, variables, z, key):
+        variables = {**variables, "params": params}
+        out, changed = module.apply(
+            variables, z, train=True, mutable=["codebook_stats"], rngs={"quantizer": jax.random.key(key)}
+        )
+        return out.loss, changed
+
+    program = (
+        jax.jit(jax.grad(loss, argnums=(0, 2), has_aux=True)).lower(variables["params"], variables, z, 0).compile()
+    )
+    made_of = re.findall(rf"f32\[{k},{d}\]\S* (\S+)\(", program.as_text())
+    assert made_of and set(made_of) <= {"parameter", "get-tuple-element"}
+    assert program.memory_analysis().temp_size_in_bytes < 256 * 2**20
 
 
 @pytest.mark.parametrize("unused", [[], [3], [0, 19], list(range(5, 17)), list(range(19))])

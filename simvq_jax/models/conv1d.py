@@ -1,0 +1,153 @@
+"""Convolutions over time, as SEANet has them (EnCodec, 2210.13438): weight norm, and padding for any length.
+
+Arrays: x: (b, samples, channels); lengths: int32 (b,) samples that count, or None for all.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from simvq_jax.dsp import before
+from simvq_jax.models.layers import TORCH_KERNEL
+
+
+class WeightNormConv(nn.Module):
+    """Convolution over (b, ..., channels) whose kernel is `scale * kernel / ||kernel||`, the norm by output channel.
+
+    Weight normalization, Salimans and Kingma, 1602.07868. Fields: of `nn.Conv`; padding: a pair for every axis.
+    """
+
+    features: int
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+    padding: tuple[tuple[int, int], ...] | None = None
+    dilation: tuple[int, ...] | None = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        axes = len(self.kernel_size)
+        kernel = weight_normed(self, (*self.kernel_size, x.shape[-1], self.features), axis=-1)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        spatial = "DHW"[-axes:]
+        y = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            self.strides or (1,) * axes,
+            self.padding or ((0, 0),) * axes,
+            rhs_dilation=self.dilation,
+            dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        )
+        return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def weight_normed(module: nn.Module, shape: tuple[int, ...], axis: int):
+    """Declares `kernel` and `scale` in the module: the normed kernel, float32, of norm `scale` by index of `axis`."""
+    kernel = module.param("kernel", TORCH_KERNEL, shape)
+    norm = jnp.sqrt(jnp.sum(kernel**2, axis=[i for i in range(len(shape)) if i != axis % len(shape)], keepdims=True))
+    scale = module.param("scale", lambda _: norm.reshape(-1))  # so that the normed kernel starts as the kernel
+    return kernel * (scale.reshape(norm.shape) / norm)
+
+
+class Conv1d(nn.Module):
+    """Weight-normed convolution that gives ceil(samples / stride) samples, whatever their number.
+
+    Fields:
+        size: of the kernel. stride, dilation: at most one of them above 1.
+        causal: an output depends on no later input; else the padding is on both sides.
+    With `lengths`, each item is padded where it ends, so a batch gives what its items give alone; x must be 0 behind.
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    dilation: int = 1
+    causal: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, lengths=None):
+        """x: (b, samples, c) -> (b, ceil(samples / stride), features)."""
+        total = (self.size - 1) * self.dilation - (self.stride - 1)
+        right = 0 if self.causal else total // 2
+        fill = -x.shape[1] % self.stride  # so that the last window is full
+        x = reflect(x, total - right, right + fill, lengths, self.stride)
+        return WeightNormConv(
+            self.features, (self.size,), (self.stride,), dilation=(self.dilation,), dtype=self.dtype, name="conv"
+        )(x)
+
+
+class ConvTranspose1d(nn.Module):
+    """Weight-normed transposed convolution with a kernel of two strides, that gives stride * samples samples.
+
+    What a kernel adds beyond them is cut: at the end if causal, else on both sides. The norm is by input channel, as in
+    torch, whose kernel has that axis first.
+    """
+
+    features: int
+    stride: int
+    causal: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        """x: (b, samples, c) -> (b, stride * samples, features)."""
+        kernel = weight_normed(self, (2 * self.stride, x.shape[-1], self.features), axis=1)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = jax.lax.conv_general_dilated(
+            x,
+            kernel[::-1],
+            (1,),
+            ((2 * self.stride - 1,) * 2,),
+            lhs_dilation=(self.stride,),
+            dimension_numbers=("NHC", "HIO", "NHC"),
+        )
+        left = 0 if self.causal else self.stride - self.stride // 2
+        return y[:, left : left + self.stride * x.shape[1]] + bias[None, None]
+
+
+def reflect(x, left: int, right: int, lengths=None, stride: int = 1):
+    """Pads by reflection at both ends: (b, samples, c) -> (b, left + samples + right, c).
+
+    Where there are not enough samples to reflect, they are first continued by zeros, as in EnCodec. With `lengths` the
+    end is that of each item, and its fill-up to a multiple of `stride` its own; behind all that is 0.
+    """
+    samples = x.shape[1]
+    if lengths is None:
+        short = max(max(left, right) - samples + 1, 0)
+        x = jnp.pad(x, ((0, 0), (0, short), (0, 0)))
+        return jnp.pad(x, ((0, 0), (left, right), (0, 0)), mode="reflect")[:, : left + samples + right]
+    place = jnp.arange(left + samples + right)[None] - left
+    fill = (-lengths % stride)[:, None]
+    of_right = right - (-samples % stride) + fill  # what this item has behind its end
+    last = jnp.maximum(lengths[:, None] - 1, jnp.maximum(left, of_right))
+    source = jnp.abs(place)
+    source = jnp.where(source > last, 2 * last - source, source)
+    counts = (place < lengths[:, None] + of_right) & (source >= 0) & (source < samples)
+    taken = jnp.take_along_axis(x, jnp.clip(source, 0, samples - 1)[..., None], axis=1)
+    return jnp.where(counts[..., None], taken, 0.0)
+
+
+def shorter(lengths, stride: int):
+    """Lengths behind a convolution of this stride; None stays None."""
+    return None if lengths is None else -(-lengths // stride)
+
+
+def clear(x, lengths):
+    """x, 0 behind each item's length."""
+    return x if lengths is None else jnp.where(counted(x, lengths), x, 0.0)
+
+
+def counted(x, lengths):
+    """Which of the samples count: bool (b, samples, 1)."""
+    return before(lengths, x.shape[1])[..., None]
+
+
+def hop_of(ratios) -> int:
+    """Samples a token."""
+    return math.prod(ratios)
