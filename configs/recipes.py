@@ -23,12 +23,18 @@ def stable(config, transform_rate: float, warmup_fraction: float) -> None:
     config.schedule.warmup_fraction = warmup_fraction
 
 
-def paper(config) -> None:
-    """The paper's: one constant rate for everything, torch's start, a loss over tokens, Adam's betas .5 and .9."""
+def plain(config) -> None:
+    """The quantizer as published, with the networks' schedule as it is: torch's start, a loss over tokens, and W at the
+    networks' rate."""
     config.quantizer.codebook_loss = "token"
     config.quantizer.start_scale = 0.0
-    config.optimizer.transform_learning_rate = config.optimizer.learning_rate
     config.optimizer.spread_limit = 0.0
+    config.optimizer.transform_learning_rate = config.optimizer.learning_rate
+
+
+def paper(config) -> None:
+    """The paper's: the plain quantizer, one constant rate for everything, and Adam's betas .5 and .9."""
+    plain(config)
     config.optimizer.b1, config.optimizer.b2, config.optimizer.clip_norm = 0.5, 0.9, 0.0
     config.schedule.kind = config.schedule.transform_kind = "constant"
     config.schedule.warmup_fraction = config.schedule.transform_warmup_fraction = 0.0

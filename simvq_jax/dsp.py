@@ -107,11 +107,11 @@ def mel_filters(sample_rate: int, n_fft: int, mels: int) -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
 
-def log_mel(x, sample_rate: int, *, n_fft: int = 1024, hop: int = 256, mels: int = 100):
-    """Natural logarithm of mel magnitudes, none below FLOOR: float32 (..., frames, mels)."""
+def log_mel(x, sample_rate: int, *, n_fft: int = 1024, hop: int = 256, mels: int = 100, floor: float = FLOOR):
+    """Natural logarithm of mel magnitudes, none below `floor`: float32 (..., frames, mels)."""
     magnitudes = jnp.abs(stft(x, n_fft, hop, hann(n_fft)))
     energies = jnp.dot(magnitudes, mel_filters(sample_rate, n_fft, mels), precision=jax.lax.Precision.HIGHEST)
-    return jnp.log(jnp.maximum(energies, FLOOR))
+    return jnp.log(jnp.maximum(energies, floor))
 
 
 def check_hop(n_fft: int, hop: int) -> None:

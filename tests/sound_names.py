@@ -97,3 +97,50 @@ def by_official_name(described: dict, params) -> dict[str, np.ndarray]:
     """Leaves of our params by official name, in our layout; both biases of an LSTM have the one that we have."""
     flat = flax.traverse_util.flatten_dict(params)
     return {name: np.asarray(flat[our_path(name)]) for name in network_names(described) if name != CODEBOOK}
+
+
+# The discriminators
+
+DISCRIMINATORS = ("loss.multiperioddisc.", "loss.multiresddisc.", "loss.dac.")
+PERIODS, RESOLUTIONS, BAND_SIZES = (2, 3, 5, 7, 11), (1024, 2048, 512), (2048, 1024, 512)
+
+
+def discriminator_path(name: str) -> tuple[str, str, str]:
+    """Official name -> path in the params of our `SoundDiscriminator`."""
+    group, number, layer, leaf = re.fullmatch(
+        r"loss\.(multiperioddisc|multiresddisc|dac)\.discriminators\.(\d)\.(.*)\.(weight_[gv]|bias)", name
+    ).groups()
+    i = int(number)
+    module = {
+        "multiperioddisc": lambda: f"period{PERIODS[i]}",
+        "multiresddisc": lambda: f"resolution{RESOLUTIONS[i]}",
+        "dac": lambda: f"dac_period{PERIODS[i]}" if i < 5 else f"dac_band{BAND_SIZES[i - 5]}",
+    }[group]()
+    if layer == "conv_post":
+        ours = "conv_out"
+    elif match := re.fullmatch(r"band_convs\.(\d)\.(\d)\.0", layer):
+        ours = f"band{match[1]}_conv{match[2]}"
+    else:
+        ours = f"conv{layer.split('.')[1]}"
+    return module, ours, LEAVES[leaf]
+
+
+def discriminator_to_ours(name: str, value):
+    """[out, in, h, w] -> (h, w, in, out); by resolution, frequency is h there and w here."""
+    if value.ndim < 4 or name.endswith("weight_g"):
+        return value.reshape(-1)
+    return value.transpose(3, 2, 1, 0) if "multiresddisc" in name else value.transpose(2, 3, 1, 0)
+
+
+def discriminator_names(described: dict) -> list[str]:
+    return [name for name in described["state_dict"] if name.startswith(DISCRIMINATORS)]
+
+
+def official_discriminators(described: dict, tag: str):
+    """Params of our `SoundDiscriminator` with the reference weights."""
+    flat = {}
+    for name in discriminator_names(described):
+        shape = tuple(described["state_dict"][name][0])
+        value = detrand.weight_for_key(tag, name, shape, described["gains"])
+        flat[discriminator_path(name)] = discriminator_to_ours(name, value)
+    return jax.tree.map(jnp.asarray, flax.traverse_util.unflatten_dict(flat))

@@ -3,13 +3,14 @@
     python launch/sweep.py --config=configs/study/methods.py:reduced --workdir=runs/study/methods
 or  python -m simvq_jax.train --config=configs/study/methods.py:reduced --workdir=runs/study/one
 
-Only the quantizer differs, and for SimVQ the recipe: this project's, and the paper's. Others are set as their papers
-have them where that fits.
+Only the quantizer differs, and for SimVQ the recipe: this project's; "plain", the quantizer as published; and the
+paper's, which has another schedule for the networks too. Others are set as their papers have them where that fits.
 """
 
 import math
 from typing import Any
 
+from configs import recipes
 from configs.study import base
 
 FSQ_LEVELS = {1024: (8, 5, 5, 5), 8192: (8, 8, 8, 16), 65_536: (8, 8, 8, 8, 16), 262_144: (8, 8, 8, 8, 8, 8)}
@@ -24,7 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "moment_vq": {"kind": "moment_vq"},
     "simvq": {"kind": "simvq"},
 }
-HEADLINE = ("vq", "simvq", "simvq_paper")  # of which every seed is run, others of the first alone
+HEADLINE = ("vq", "simvq", "simvq_plain", "simvq_paper")  # of which every seed is run, others of the first alone
 SEEDS = {"reduced": (0,), "full": (0, 1, 2)}
 get_config = base.get_config
 
@@ -32,13 +33,14 @@ get_config = base.get_config
 def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
     for k in base.CODEBOOK_SIZES[size]:
-        for name, changes in {**_methods(k), "simvq_paper": base.paper(size)}.items():
+        plain, paper = base.changes(recipes.plain, size), base.changes(recipes.paper, size)
+        for name, changes in {**_methods(k), "simvq_plain": plain, "simvq_paper": paper}.items():
             for seed in SEEDS[size] if name in HEADLINE else SEEDS[size][:1]:
                 add(f"{name}_{k}_seed{seed}", {"quantizer.codebook_size": k, "seed": seed, **changes})
 
 
 def _methods(k: int) -> dict[str, dict[str, Any]]:
-    """Changes of every method but the paper's SimVQ."""
+    """Changes of every method, of SimVQ with this project's recipe."""
     levels = FSQ_LEVELS[k]
     fsq = {"kind": "fsq", "levels": levels, "codebook_size": math.prod(levels)}
     return {

@@ -3,23 +3,25 @@
     python launch/sweep.py --config=configs/study/rate.py:reduced --workdir=runs/study/rate
 or  python -m simvq_jax.train --config=configs/study/rate.py:reduced --workdir=runs/study/one
 
-With the region loss and the matched start, and plain, without both, where the rate alone must do.
+With this project's recipe, and with the plain quantizer, where the rate alone must do.
 """
 
+from configs import recipes
 from configs.study import base
 
 RATES = {"reduced": (1e-3, 1e-1), "full": (1e-3, 1e-2, 1e-1, 1.0)}  # beside the recipe's
-PLAIN = {"quantizer.codebook_loss": "token", "quantizer.start_scale": 0.0, "optimizer.spread_limit": 0.0}
 get_config = base.get_config
 
 
 def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
+    plain = base.changes(recipes.plain, size)
+    plain.pop("optimizer.transform_learning_rate")
     for rate in RATES[size]:
         add(f"constant_{rate:g}", {"optimizer.transform_learning_rate": rate})
-        add(f"plain_constant_{rate:g}", {"optimizer.transform_learning_rate": rate, **PLAIN})
+        add(f"plain_constant_{rate:g}", {"optimizer.transform_learning_rate": rate, **plain})
     cosine = {"schedule.transform_kind": "warmup_cosine", "schedule.transform_warmup_fraction": 0.1}
     add("recipe", {})
-    add("plain_recipe_rate", PLAIN)
+    add("plain_recipe_rate", plain)
     add("cosine", cosine)
-    add("plain_cosine", {**cosine, **PLAIN})
+    add("plain_cosine", {**cosine, **plain})

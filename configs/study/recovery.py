@@ -7,6 +7,7 @@ UR-AUC is the mean over wrong starting scales of the mean over steps of the util
 tokens' own scale tells what could be regained.
 """
 
+from configs import recipes
 from configs.study import base
 
 SCALES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -17,10 +18,7 @@ def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
     steps = base.get_config(size).steps // 2
     small = {"quantizer.codebook_size": 1024, "steps": steps, "eval_every": steps, "checkpoint_every": steps}
-    recipes = {
-        "simvq": {},
-        "simvq_paper": base.paper(size),
-    }
+    methods = {"simvq": {}, "simvq_plain": base.changes(recipes.plain, size)}
     for scale in SCALES:
-        for name, changes in recipes.items():
+        for name, changes in methods.items():
             add(f"{name}_{scale:g}", {**small, **changes, "quantizer.start_scale": scale})

@@ -55,6 +55,45 @@ class BatchNorm(nn.Module):
         return (y * scale.reshape(broadcast) + bias.reshape(broadcast)).astype(self.dtype or x.dtype)
 
 
+class WeightNormConv(nn.Module):
+    """Convolution over (b, ..., channels) whose kernel is `scale * kernel / ||kernel||`, the norm by output channel.
+
+    Weight normalization, Salimans and Kingma, 1602.07868. Fields: of `nn.Conv`; padding: a pair for every axis.
+    """
+
+    features: int
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+    padding: tuple[tuple[int, int], ...] | None = None
+    dilation: tuple[int, ...] | None = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        axes = len(self.kernel_size)
+        kernel = weight_normed(self, (*self.kernel_size, x.shape[-1], self.features), axis=-1)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        spatial = "DHW"[-axes:]
+        y = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            self.strides or (1,) * axes,
+            self.padding or ((0, 0),) * axes,
+            rhs_dilation=self.dilation,
+            dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        )
+        return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def weight_normed(module: nn.Module, shape: tuple[int, ...], axis: int):
+    """Declares `kernel` and `scale` in the module: the normed kernel, float32, of norm `scale` by index of `axis`."""
+    kernel = module.param("kernel", TORCH_KERNEL, shape)
+    norm = jnp.sqrt(jnp.sum(kernel**2, axis=[i for i in range(len(shape)) if i != axis % len(shape)], keepdims=True))
+    scale = module.param("scale", lambda _: norm.reshape(-1))  # so that the normed kernel starts as the kernel
+    return kernel * (scale.reshape(norm.shape) / norm)
+
+
 def depth_to_space(x, block: int = 2):
     """(b, h, w, block^2 c) -> (b, block h, block w, c); the block index is the leading part of the channel index."""
     b, h, w, channels = x.shape

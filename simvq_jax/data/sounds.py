@@ -1,0 +1,105 @@
+"""Decoding and cutting of sound, on numpy arrays of shape (samples,).
+
+Every random function draws from the generator it is given and from nothing else, so a sound and a generator state fix
+the result.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+
+
+class UnreadableSound(ValueError):
+    """A file that holds no sound this package can use; the message is the reason, in one sentence."""
+
+
+def decode_sound(data: bytes | Path, sample_rate: int, max_seconds: float) -> np.ndarray:
+    """Decode a WAV, FLAC, OGG or MP3 file of any rate, width and number of channels.
+
+    Channels are averaged; another rate is converted by soxr's high-quality filter. Loudness stays as it is.
+
+    Args:
+      data: the bytes of a file, or its path.
+      sample_rate: samples a second of the result.
+      max_seconds: longest sound accepted, checked on the header before any sample is decoded.
+
+    Returns:
+      float32 (samples,), integers as shares of their range; at least one sample.
+
+    Raises:
+      UnreadableSound: the file cannot be opened, is no sound, is damaged, empty or too long, or holds a value that is
+        not finite.
+      ModuleNotFoundError: soundfile or soxr is not installed; the message names the extra.
+    """
+    soundfile, soxr = _codecs()
+    encoded = _file_bytes(data) if isinstance(data, Path) else data
+    try:
+        with soundfile.SoundFile(io.BytesIO(encoded)) as file:
+            _check_length(file.frames, file.samplerate, max_seconds)
+            told, rate = file.frames, file.samplerate
+            samples = file.read(dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+        raise UnreadableSound(
+            f"The {len(encoded)} bytes cannot be decoded: {reason}; convert or remove the file."
+        ) from error
+    if len(samples) < told:
+        raise UnreadableSound(f"The sound ends after {len(samples)} of {told} samples; restore or remove the file.")
+    if not np.all(np.isfinite(samples)):
+        raise UnreadableSound("The sound has samples that are not finite; write it anew or remove the file.")
+    mono = samples.mean(axis=1, dtype=np.float32)
+    resampled = mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate)
+    return resampled if len(resampled) else mono[:1]  # of a few samples a lower rate leaves none
+
+
+def _codecs():
+    try:
+        import soundfile
+        import soxr
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"{error.name} is not installed, which reads sound: pip install 'simvq_jax[audio]'."
+        ) from error
+    return soundfile, soxr
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableSound(
+            f"{path} cannot be opened: {error.strerror}; restore the file or its permissions."
+        ) from error
+
+
+def _check_length(samples: int, rate: int, max_seconds: float) -> None:
+    if samples < 1:
+        raise UnreadableSound("The sound has no sample; replace or remove the file.")
+    if samples > max_seconds * rate:
+        raise UnreadableSound(
+            f"The sound has {samples / rate:.1f} seconds, over the limit of max_seconds={max_seconds:g}; "
+            "cut it or raise the limit."
+        )
+
+
+def random_clip(sound: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut at a uniformly random place: (samples,); a shorter sound is repeated from its start."""
+    if len(sound) <= samples:
+        return tile(sound, samples)
+    start = int(rng.integers(len(sound) - samples + 1))
+    return sound[start : start + samples]
+
+
+def tile(sound: np.ndarray, samples: int) -> np.ndarray:
+    """The sound over and over, cut at `samples`."""
+    return np.resize(sound, samples)
+
+
+def change_loudness(sound: np.ndarray, quietest: float, loudest: float, rng: np.random.Generator) -> np.ndarray:
+    """Scale so that the peak lies uniformly between two levels in dB of full scale; silence stays."""
+    peak = np.abs(sound).max()
+    level = np.float32(10 ** (rng.uniform(quietest, loudest) / 20))
+    return sound if peak == 0 else sound * (level / peak)

@@ -1,0 +1,107 @@
+"""Decoding of sound of every kind and fault, and cutting."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from simvq_jax.data.sounds import UnreadableSound, change_loudness, decode_sound, random_clip, tile
+
+
+def sine(seconds=0.5, rate=24_000, hertz=440.0):
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate).astype(np.float32)
+
+
+def encoded(sound, rate=24_000, kind="WAV", subtype=None) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, sound, rate, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+def decode(data, rate=24_000, max_seconds=60.0):
+    return decode_sound(data, rate, max_seconds)
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "error"),
+    [
+        ("WAV", "PCM_U8", 1e-2),
+        ("WAV", "PCM_16", 1e-4),
+        ("WAV", "PCM_24", 1e-6),
+        ("WAV", "FLOAT", 0),
+        ("FLAC", "PCM_16", 1e-4),
+        ("OGG", None, 0.1),
+    ],
+)
+def test_every_format_is_read(kind, subtype, error):
+    x = sine()
+    np.testing.assert_allclose(decode(encoded(x, 24_000, kind, subtype)), x, atol=error)
+
+
+def test_mp3_is_read(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", sine(1.0), 24_000)
+    found = decode(tmp_path / "a.mp3")
+    assert abs(len(found) - 24_000) < 3000 and 0.4 < np.abs(found).max() < 0.6
+
+
+@pytest.mark.parametrize("rate", [8000, 22_050, 44_100, 96_000])
+def test_other_rates_are_converted(rate):
+    found = decode(encoded(sine(0.5, rate), rate, "FLAC"))
+    assert found.dtype == np.float32 and len(found) == 12_000
+    np.testing.assert_allclose(found[1000:-1000], sine()[1000:-1000], atol=2e-3)
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+def test_channels_are_averaged(channels):
+    x = np.stack([sine(hertz=200.0 * (i + 1)) for i in range(channels)], axis=1)
+    np.testing.assert_allclose(decode(encoded(x, subtype="FLOAT")), x.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [24_000, 96_000])
+def test_silent_clipped_and_one_sample_sounds_are_sounds(rate):
+    assert not np.any(decode(encoded(np.zeros(1000), rate)))
+    assert np.abs(decode(encoded(np.sign(sine()), rate))).max() >= 0.99
+    assert decode(encoded(np.array([0.25]), rate, subtype="FLOAT")).tolist() == [0.25]
+
+
+def truncated_flac() -> bytes:
+    whole = encoded(np.random.default_rng(0).uniform(-0.5, 0.5, 20_000), kind="FLAC")
+    return whole[: len(whole) // 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", r"The 0 bytes cannot be decoded: .*"),
+        (b"these are words" * 100, r"The 1500 bytes cannot be decoded: .*"),
+        (encoded(np.zeros(0)), "The sound has no sample; replace or remove the file"),
+        (truncated_flac(), r"(The sound ends after|The \d+ bytes cannot be decoded).*"),
+        (encoded(np.array([0.1, np.nan]), subtype="FLOAT"), "The sound has samples that are not finite; .*"),
+        (
+            encoded(sine(1.0)),
+            r"The sound has 1\.0 seconds, over the limit of max_seconds=0\.9; cut it or raise the limit",
+        ),
+        (Path("nowhere.wav"), "nowhere.wav cannot be opened: No such file or directory; .*"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_sentence(data, sentence):
+    with pytest.raises(UnreadableSound, match=rf"^{sentence}\.$"):
+        decode(data, max_seconds=0.9)
+
+
+def test_a_clip_is_a_part_or_repeats_a_shorter_sound():
+    x = np.arange(10, dtype=np.float32)
+    starts = {int(random_clip(x, 4, np.random.default_rng(seed))[0]) for seed in range(100)}
+    assert starts == set(range(7))
+    clip = random_clip(x, 4, np.random.default_rng(0))
+    np.testing.assert_array_equal(clip, clip[0] + np.arange(4))
+    np.testing.assert_array_equal(random_clip(x, 25, np.random.default_rng(0)), np.tile(x, 3)[:25])
+    np.testing.assert_array_equal(tile(x[:1], 3), np.zeros(3))
+
+
+def test_loudness_lies_between_the_two_levels():
+    peaks = [np.abs(change_loudness(sine(), -6, -1, np.random.default_rng(seed))).max() for seed in range(50)]
+    assert 10 ** (-6 / 20) <= min(peaks) < 0.6 < 0.8 < max(peaks) <= 10 ** (-1 / 20) + 1e-6
+    assert not np.any(change_loudness(np.zeros(5, np.float32), -6, -1, np.random.default_rng(0)))
