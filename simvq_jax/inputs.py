@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 import jax
 import numpy as np
 
+from simvq_jax.data.kinds import pictures
 from simvq_jax.data.pipeline import eval_batches, eval_crops, train_batches
 from simvq_jax.data.sources import SkipLog, open_source
 
@@ -31,7 +32,7 @@ def first_images(config, count: int) -> np.ndarray:
 def _train_batches(config, skipped: SkipLog, **share) -> Generator[dict]:
     data = config.data
     return train_batches(
-        open_source(data.source, "train", data_dir=data.data_dir, max_pixels=data.max_pixels, skipped=skipped),
+        open_source(data.source, "train", kind=pictures(data.max_pixels), data_dir=data.data_dir, skipped=skipped),
         size=data.size,
         resize_short=data.resize_short,
         crop=data.crop,
@@ -51,7 +52,9 @@ class EvalData:
         data = config.data
         self._batch_size, self._threads = data.eval_batch_size, data.threads
         self.source = source or data.source
-        opened = open_source(self.source, "eval", data_dir=data.data_dir, max_pixels=data.max_pixels, skipped=skipped)
+        opened = open_source(
+            self.source, "eval", kind=pictures(data.max_pixels), data_dir=data.data_dir, skipped=skipped
+        )
         self._crops = eval_crops(
             opened,
             size=data.size,

@@ -12,8 +12,8 @@ from PIL import Image
 
 from simvq_jax import cli
 from simvq_jax.api import Tokenizer, load
-from simvq_jax.data.files import list_images
-from simvq_jax.data.images import UnreadableImage, decode_image, to_uint8
+from simvq_jax.data.files import list_files
+from simvq_jax.data.images import EXTENSIONS, UnreadableImage, decode_image, to_uint8
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.progress import Progress
 
@@ -25,7 +25,7 @@ def reconstruct_folder(tokenizer: Tokenizer, inputs: Path, out: Path, max_pixels
     there is nothing to reconstruct, or where `out` would overwrite the inputs.
     """
     root = inputs.parent if inputs.is_file() else inputs
-    files = [inputs] if inputs.is_file() else list_images(inputs)
+    files = [inputs] if inputs.is_file() else list_files(inputs, EXTENSIONS, "image")
     targets = _targets(files, root, out)
     overwritten = {target.resolve() for target in targets} & {file.resolve() for file in files}
     if out.resolve() == root.resolve() or overwritten:

@@ -1,4 +1,4 @@
-"""What sources of encoded pictures share: decoding on demand, skipping and listing what cannot be read."""
+"""What sources of encoded files share: decoding on demand, skipping and listing what cannot be read."""
 
 import abc
 import threading
@@ -7,32 +7,30 @@ from typing import Any, Protocol
 
 from absl import logging
 
-from simvq_jax.data import images
-
-# A thinner picture, enlarged until its short side holds a crop, would outgrow any memory.
-MAX_ASPECT = 100
+from simvq_jax.data.files import Unreadable
+from simvq_jax.data.kinds import Kind
 
 Item = dict[str, Any]
 
 
-class ImageSource(Protocol):
-    """What the pipeline asks of a source."""
+class Source(Protocol):
+    """What the pipeline asks of a source of pictures or sounds."""
 
     def __len__(self) -> int:
-        """Return the number of pictures, readable or not."""
+        """Return the number of items, readable or not."""
 
     def __getitem__(self, index: int) -> Item:
-        """Return picture `index`, or the next readable one after it."""
+        """Return item `index`, or the next readable one after it."""
 
     def read(self, index: int) -> Item | None:
-        """Return picture `index`, or None when it cannot be read."""
+        """Return item `index`, or None when it cannot be read."""
 
 
 class SkipLog:
-    """The list of unreadable pictures of a run, safe to share between threads.
+    """The list of unreadable files of a run, safe to share between threads.
 
     Args:
-      path: file to which a line `key<TAB>reason` is appended for each picture not yet listed there; None
+      path: file to which a line `key<TAB>reason` is appended for each file not yet listed there; None
         keeps the count only.
     """
 
@@ -44,11 +42,11 @@ class SkipLog:
 
     @property
     def count(self) -> int:
-        """Number of distinct pictures skipped by this process."""
+        """Number of distinct files skipped by this process."""
         return len(self._keys)
 
     def record(self, key: str, reason: str) -> None:
-        """List and warn of one picture; a key that is already recorded is left alone."""
+        """List and warn of one file; a key that is already recorded is left alone."""
         key = " ".join(key.splitlines()).replace("\t", " ")
         with self._lock:
             if key in self._keys:
@@ -68,11 +66,11 @@ def _listed_keys(path: Path | None) -> set[str]:
 
 
 class EncodedSource(abc.ABC):
-    """Pictures decoded on demand; subclasses say where the bytes are."""
+    """Pictures or sounds decoded on demand; subclasses say where the bytes are."""
 
-    def __init__(self, name: str, max_pixels: int, skipped: SkipLog):
+    def __init__(self, name: str, kind: Kind, skipped: SkipLog):
         self._name = name
-        self._max_pixels = max_pixels
+        self._kind = kind
         self._skipped = skipped
 
     @abc.abstractmethod
@@ -80,39 +78,29 @@ class EncodedSource(abc.ABC):
 
     @abc.abstractmethod
     def _record(self, index: int) -> tuple[str, bytes | Path]:
-        """Return the key and the encoded picture."""
+        """Return the key and the encoded file."""
 
     def read(self, index: int) -> Item | None:
-        """Decode picture `index`; None, and a line in the skip log, when it cannot be read."""
+        """Decode item `index`; None, and a line in the skip log, when it cannot be read."""
         key, data = self._record(index)
         try:
-            image = images.decode_image(data, self._max_pixels)
-            _check_aspect(*image.shape[:2])
-        except images.UnreadableImage as error:
+            return {self._kind.feature: self._kind.decode(data), "key": key}
+        except Unreadable as error:
             self._skipped.record(key, str(error))
             return None
-        return {"image": image, "key": key}
 
     def __getitem__(self, index: int) -> Item:
-        """Return picture `index`, or the next readable one (cyclically): order depends on the files only.
+        """Return item `index`, or the next readable one (cyclically): order depends on the files only.
 
         Raises:
           IndexError: `index` is not in [0, len).
-          ValueError: no picture at all can be read.
+          ValueError: nothing at all can be read.
         """
-        count = len(self)
+        count, noun = len(self), self._kind.noun
         if not 0 <= index < count:
-            raise IndexError(f"{self._name} has no picture {index}; it holds {count}.")
+            raise IndexError(f"{self._name} has no {noun} {index}; it holds {count}.")
         for offset in range(count):
             item = self.read((index + offset) % count)
             if item is not None:
                 return item
-        raise ValueError(f"No image in {self._name} can be read, of {count}; see the list of skipped files.")
-
-
-def _check_aspect(height: int, width: int) -> None:
-    if max(height, width) > MAX_ASPECT * min(height, width):
-        raise images.UnreadableImage(
-            f"The image has {width} x {height} pixels, a side over {MAX_ASPECT} times the other; "
-            "cut it into squarer pieces."
-        )
+        raise ValueError(f"No {noun} in {self._name} can be read, of {count}; see the list of skipped files.")

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 
 from simvq_jax.data import images
-from simvq_jax.data.encoded import ImageSource
+from simvq_jax.data.encoded import Source
 
 Batch = dict[str, np.ndarray]
 
@@ -18,7 +18,7 @@ class EvalCrops:
     decode it once.
     """
 
-    def __init__(self, source: ImageSource, *, size: int, resize_short: int, per_picture: int, limit: int):
+    def __init__(self, source: Source, *, size: int, resize_short: int, per_picture: int, limit: int):
         self._source = source
         self._size = size
         self._resize_short = resize_short

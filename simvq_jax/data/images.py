@@ -11,8 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from simvq_jax.data.files import Unreadable
+
 # Pillow also opens formats that run other programs (EPS) or hold no photographs; those are refused.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"})
+# A thinner picture, enlarged until its short side holds a crop, would outgrow any memory.
+MAX_ASPECT = 100
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,8 +32,8 @@ _ASPECT_RANGE = (3 / 4, 4 / 3)
 _CROP_ATTEMPTS = 10
 
 
-class UnreadableImage(ValueError):
-    """A file that holds no picture this package can use; the message is the reason, in one sentence."""
+class UnreadableImage(Unreadable):
+    """A file that holds no picture this package can use."""
 
 
 def decode_image(data: bytes | Path, max_pixels: int) -> np.ndarray:
@@ -60,6 +65,18 @@ def decode_image(data: bytes | Path, max_pixels: int) -> np.ndarray:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen types on damaged files
         raise UnreadableImage(f"The image is damaged: {_sentence(error)}; replace or remove it.") from error
+
+
+def decode_croppable(data: bytes | Path, max_pixels: int) -> np.ndarray:
+    """As `decode_image`, for pictures that crops are cut of: too thin ones raise UnreadableImage as well."""
+    image = decode_image(data, max_pixels)
+    height, width = image.shape[:2]
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise UnreadableImage(
+            f"The image has {width} x {height} pixels, a side over {MAX_ASPECT} times the other; "
+            "cut it into squarer pieces."
+        )
+    return image
 
 
 def _open(data: bytes | Path, max_pixels: int) -> Image.Image:

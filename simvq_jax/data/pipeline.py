@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from simvq_jax.data import images
-from simvq_jax.data.encoded import ImageSource, Item
+from simvq_jax.data.encoded import Item, Source
 from simvq_jax.data.eval_crops import Batch, EvalCrops
 
 CROPS = ("random", "resized", "center")
@@ -26,7 +26,7 @@ class _Rows(Protocol):
 
 
 def train_batches(
-    source: ImageSource,
+    source: Source,
     *,
     batch_size: int,
     size: int,
@@ -107,7 +107,7 @@ def _training_crop(
     return {"image": image}
 
 
-def eval_crops(source: ImageSource, *, size: int, resize_short: int, per_picture: int, limit: int) -> EvalCrops:
+def eval_crops(source: Source, *, size: int, resize_short: int, per_picture: int, limit: int) -> EvalCrops:
     """Return the evaluation crops of a source, the same on every call, as a sequence decoded when read.
 
     Args:
@@ -159,7 +159,7 @@ class _Shuffled:
     a source of a few pictures.
     """
 
-    def __init__(self, source: ImageSource, seed: int):
+    def __init__(self, source: Source, seed: int):
         self._source = source
         self._count = len(source)
         self._seed = seed

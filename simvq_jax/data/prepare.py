@@ -55,7 +55,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
         del dl_manager  # there is nothing to download
-        files = split_files(self._folder)
+        files = split_files(self._folder, images.EXTENSIONS, "image")
         return {_TFDS_SPLITS[split]: self._generate_examples(split, paths) for split, paths in files.items()}
 
     def _generate_examples(self, split: str, paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -95,7 +95,7 @@ def prepare_folder(folder: Path, name: str, data_dir: Path, max_pixels: int) -> 
         raise ValueError(
             f"The dataset name {name!r} is malformed; use lower-case letters, digits and underscores, a letter first."
         )
-    split_files(folder)
+    split_files(folder, images.EXTENSIONS, "image")
     data_dir.mkdir(parents=True, exist_ok=True)
     skipped = SkipLog(data_dir / f"{name}.skipped.tsv")
     builder = FolderBuilder(name=name, folder=folder, data_dir=data_dir, max_pixels=max_pixels, skipped=skipped)

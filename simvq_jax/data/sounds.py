@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from simvq_jax.data.files import Unreadable
+
 EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 
 
-class UnreadableSound(ValueError):
-    """A file that holds no sound this package can use; the message is the reason, in one sentence."""
+class UnreadableSound(Unreadable):
+    """A file that holds no sound this package can use."""
 
 
 def decode_sound(data: bytes | Path, sample_rate: int, max_seconds: float) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Random-access sources of pictures: the bundled photographs, a folder, or a prepared TFDS dataset.
+"""Random-access sources: the bundled photographs and speech, a folder, or a prepared TFDS dataset.
 
-A source has a length and gives `{"image": uint8 (height, width, 3), "key": str}` by index; the order of its
-pictures is the same on every machine.
+A source has a length and gives `{"image": uint8 (height, width, 3), "key": str}` by index, or
+`{"audio": float32 (samples,), "key": str}`, as its kind says; the order of its items is the same on every machine.
 """
 
 import functools
@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from simvq_jax.data import images
-from simvq_jax.data.encoded import EncodedSource, Item, SkipLog
-from simvq_jax.data.files import HOLD_OUT_EVERY, split_files
+from simvq_jax.data.encoded import EncodedSource, Item, SkipLog, Source
+from simvq_jax.data.files import HOLD_OUT_EVERY, list_files, split_files
+from simvq_jax.data.kinds import Kind
 
+SPEECH = Path(__file__).parent / "speech"
 PHOTOS = (
     "astronaut.png",
     "chelsea.png",
@@ -73,23 +75,26 @@ def _bundled_photo(name: str) -> np.ndarray:
 
 
 class FolderSource(EncodedSource):
-    """All pictures in a tree of folders, by file extension, in the order of their relative paths.
+    """All files of a kind in a tree of folders, by extension, in the order of their relative paths.
 
     Args:
       path: the tree's root; see `files.split_files` for what is held out.
       split: "train" or "eval".
-      max_pixels: largest height x width decoded.
+      kind: of the files.
       skipped: log of unreadable files.
 
     Raises:
-      FileNotFoundError: the folder is missing or holds no picture.
+      FileNotFoundError: the folder is missing or holds no such file.
     """
 
-    def __init__(self, path: str | Path, split: str, *, max_pixels: int, skipped: SkipLog):
-        super().__init__(f"folder {path}", max_pixels, skipped)
+    def __init__(self, path: str | Path, split: str, *, kind: Kind, skipped: SkipLog):
+        super().__init__(f"folder {path}", kind, skipped)
         _check_split(split)
         self._root = Path(path).expanduser()
-        self._files = split_files(self._root)[split]
+        self._files = self._of_split(split)
+
+    def _of_split(self, split: str) -> list[Path]:
+        return split_files(self._root, self._kind.extensions, self._kind.noun)[split]
 
     def __len__(self) -> int:
         return len(self._files)
@@ -99,34 +104,49 @@ class FolderSource(EncodedSource):
         return file.relative_to(self._root).as_posix(), file
 
 
+class SpeechSource(FolderSource):
+    """The synthesised speech that the package carries (`synthesis.py`), or a folder of more of it.
+
+    "train" is its folder of that name, "eval" held-out sentences of the same voices, then held-out voices.
+    """
+
+    def __init__(self, split: str, *, kind: Kind, skipped: SkipLog):
+        super().__init__(SPEECH, split, kind=kind, skipped=skipped)
+
+    def _of_split(self, split: str) -> list[Path]:
+        folders = ("train",) if split == "train" else ("held_out_sentences", "held_out_voices")
+        files = [list_files(self._root / name, self._kind.extensions, self._kind.noun) for name in folders]
+        return [file for of_folder in files for file in of_folder]
+
+
 class TfdsSource(EncodedSource):
-    """A prepared TFDS dataset with an `image` feature, read without TensorFlow from array_record files.
+    """A prepared TFDS dataset with a feature `image` or `audio`, read without TensorFlow from array_record files.
 
     "train" is the split of that name; "eval" is `validation` if there is one, else `test`, else the last
-    twentieth of train, which "train" then leaves out. The stored bytes are decoded by `decode_image`.
+    twentieth of train, which "train" then leaves out. The stored bytes are decoded as files are.
 
     Args:
       name: name of the dataset, with config and version if wanted (`name/config:1.0.0`).
       split: "train" or "eval".
       data_dir: folder of prepared datasets; "" for TFDS's own default.
-      max_pixels: largest height x width decoded.
+      kind: of its records.
       skipped: log of unreadable records.
 
     Raises:
       FileNotFoundError: there is no such dataset, or it is not prepared.
-      ValueError: it is stored in a format without random access, lacks a train split or an image feature,
-        or has a single picture.
+      ValueError: it is stored in a format without random access, lacks a train split or a feature of the kind,
+        or has a single record.
     """
 
-    def __init__(self, name: str, split: str, *, data_dir: str = "", max_pixels: int, skipped: SkipLog):
+    def __init__(self, name: str, split: str, *, data_dir: str = "", kind: Kind, skipped: SkipLog):
         import tensorflow_datasets as tfds
 
-        super().__init__(f"tfds {name}", max_pixels, skipped)
+        super().__init__(f"tfds {name}", kind, skipped)
         _check_split(split)
-        builder = _prepared_builder(name, data_dir)
+        builder = _prepared_builder(name, data_dir, kind)
         examples = {part: info.num_examples for part, info in builder.info.splits.items()}
         self._split = _tfds_split(name, split, examples)
-        self._records = builder.as_data_source(split=self._split, decoders={"image": tfds.decode.SkipDecoding()})
+        self._records = builder.as_data_source(split=self._split, decoders={kind.feature: tfds.decode.SkipDecoding()})
 
     def __len__(self) -> int:
         return len(self._records)
@@ -134,10 +154,10 @@ class TfdsSource(EncodedSource):
     def _record(self, index: int) -> tuple[str, bytes]:
         record = self._records[index]
         key = record.get("key", record.get("file_name", f"{self._split}/{index}"))
-        return os.fsdecode(key), record["image"]
+        return os.fsdecode(key), record[self._kind.feature]
 
 
-def _prepared_builder(name: str, data_dir: str) -> Any:
+def _prepared_builder(name: str, data_dir: str, kind: Kind) -> Any:
     import tensorflow_datasets as tfds
 
     where = data_dir or "the default folder of TFDS"
@@ -159,10 +179,10 @@ def _prepared_builder(name: str, data_dir: str) -> Any:
             f"The dataset {name!r} in {where} is stored as {', '.join(formats)}, without random access; "
             "prepare it as array_record, as docs/IMAGENET.md does, into another data_dir."
         )
-    if "image" not in builder.info.features:
+    if kind.feature not in builder.info.features:
         raise ValueError(
-            f"The dataset {name!r} has the features {', '.join(builder.info.features)} and no 'image'; "
-            "choose a dataset of images."
+            f"The dataset {name!r} has the features {', '.join(builder.info.features)} and no {kind.feature!r}; "
+            f"choose a dataset of {kind.noun}s."
         )
     return builder
 
@@ -177,34 +197,37 @@ def _tfds_split(name: str, split: str, examples: dict[str, int]) -> str:
         return "train" if split == "train" else held_out
     kept = examples["train"] - max(1, examples["train"] // HOLD_OUT_EVERY)
     if not kept:
-        raise ValueError(f"The dataset {name!r} has one picture, so none can be held out; add pictures.")
+        raise ValueError(f"The dataset {name!r} has one record, so none can be held out; add more.")
     return f"train[:{kept}]" if split == "train" else f"train[{kept}:]"
 
 
-def open_source(
-    spec: str, split: str, *, data_dir: str = "", max_pixels: int, skipped: SkipLog
-) -> PhotosSource | FolderSource | TfdsSource:
+def open_source(spec: str, split: str, *, kind: Kind, data_dir: str = "", skipped: SkipLog) -> Source:
     """Open the source that a config names.
 
     Args:
-      spec: `photos`, `folder:PATH` or `tfds:NAME`.
+      spec: `photos`, `speech`, `folder:PATH` or `tfds:NAME`.
       split: "train" or "eval".
+      kind: of `kinds.py`, what the model takes.
       data_dir: folder of prepared TFDS datasets; "" for TFDS's own default.
-      max_pixels: largest height x width decoded; larger pictures are skipped.
-      skipped: log of unreadable pictures.
+      skipped: log of unreadable files.
 
     Raises:
-      ValueError: `spec` has none of the three forms, or the source is of no use.
+      ValueError: `spec` has none of the four forms, is of another kind, or is of no use.
       FileNotFoundError: the folder or dataset is not there.
     """
-    kind, _, place = spec.partition(":")
+    name, _, place = spec.partition(":")
+    bundled = {"photos": "image", "speech": "sound"}.get(spec)
+    if bundled and bundled != kind.noun:
+        raise ValueError(f"The data source {spec!r} is of {bundled}s, but the model takes {kind.noun}s; give another.")
     if spec == "photos":
         return PhotosSource(split)
-    if kind == "folder" and place:
-        return FolderSource(place, split, max_pixels=max_pixels, skipped=skipped)
-    if kind == "tfds" and place:
-        return TfdsSource(place, split, data_dir=data_dir, max_pixels=max_pixels, skipped=skipped)
-    raise ValueError(f"The data source {spec!r} is unknown; give photos, folder:PATH or tfds:NAME.")
+    if spec == "speech":
+        return SpeechSource(split, kind=kind, skipped=skipped)
+    if name == "folder" and place:
+        return FolderSource(place, split, kind=kind, skipped=skipped)
+    if name == "tfds" and place:
+        return TfdsSource(place, split, data_dir=data_dir, kind=kind, skipped=skipped)
+    raise ValueError(f"The data source {spec!r} is unknown; give photos, speech, folder:PATH or tfds:NAME.")
 
 
 def _check_split(split: str) -> None:

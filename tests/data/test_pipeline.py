@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from simvq_jax.data import images, pipeline
 from simvq_jax.data.encoded import SkipLog
+from simvq_jax.data.kinds import pictures
 from simvq_jax.data.sources import FolderSource, PhotosSource
 
 TRAIN = {
@@ -152,7 +153,7 @@ def test_a_process_with_an_open_stream_exits():
 def test_nothing_readable_reaches_the_consumer(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.png").write_bytes(b"broken")
-    source = FolderSource(tmp_path, "train", max_pixels=10**6, skipped=SkipLog(None))
+    source = FolderSource(tmp_path, "train", kind=pictures(10**6), skipped=SkipLog(None))
     with pytest.raises(ValueError, match=r"No image in folder .* can be read, of 1"):
         next(pipeline.train_batches(source, **TRAIN))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simvq_jax.data import prepare, sources
+from simvq_jax.data import kinds, prepare, sources
 from simvq_jax.data.encoded import SkipLog
 
 LIMIT = 10**6
@@ -19,7 +19,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def open_tfds(name, split, data_dir):
-    return sources.open_source(f"tfds:{name}", split, data_dir=str(data_dir), max_pixels=LIMIT, skipped=SkipLog(None))
+    return sources.open_source(
+        f"tfds:{name}", split, data_dir=str(data_dir), kind=kinds.pictures(LIMIT), skipped=SkipLog(None)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def prepared(pictures, tmp_path_factory):
 
 def test_a_prepared_folder_reads_back_as_the_folder_itself(pictures, prepared):
     for split in ("train", "eval"):
-        folder = sources.open_source(f"folder:{pictures}", split, max_pixels=LIMIT, skipped=SkipLog(None))
+        folder = sources.open_source(f"folder:{pictures}", split, kind=kinds.pictures(LIMIT), skipped=SkipLog(None))
         expected = {item["key"]: item["image"] for index in range(len(folder)) if (item := folder.read(index))}
         dataset = open_tfds("my_pictures", split, prepared)
         assert len(dataset) == len(expected)
@@ -153,7 +155,7 @@ def test_a_single_picture_without_an_evaluation_split_is_refused(altered):
         info["splits"][0]["name"] = "train"
 
     data_dir = altered("dataset_info.json", rename)
-    with pytest.raises(ValueError, match="has one picture, so none can be held out"):
+    with pytest.raises(ValueError, match="has one record, so none can be held out"):
         open_tfds("my_pictures", "train", data_dir)
 
 

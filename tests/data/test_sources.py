@@ -4,10 +4,12 @@ import threading
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from simvq_jax.data import sources
 from simvq_jax.data.encoded import SkipLog
+from simvq_jax.data.kinds import pictures, recordings
 
 LIMIT = 10**6
 
@@ -18,7 +20,7 @@ def picture(path, height=10, width=12, color=0):
 
 
 def folder(path, split="train", skipped=None):
-    return sources.open_source(f"folder:{path}", split, max_pixels=LIMIT, skipped=skipped or SkipLog(None))
+    return sources.open_source(f"folder:{path}", split, kind=pictures(LIMIT), skipped=skipped or SkipLog(None))
 
 
 def keys(source):
@@ -131,7 +133,7 @@ def test_a_sliver_is_skipped(tmp_path):
 
 def test_index_out_of_range(tmp_path):
     picture(tmp_path / "a.png")
-    with pytest.raises(IndexError, match="has no picture 1; it holds 1"):
+    with pytest.raises(IndexError, match="has no image 1; it holds 1"):
         folder(tmp_path)[1]
 
 
@@ -157,10 +159,47 @@ def test_skip_log_is_thread_safe_and_keeps_its_listing(tmp_path):
 
 @pytest.mark.parametrize("spec", ["", "photo", "photos:x", "folder", "folder:", "tfds:", "imagenet"])
 def test_unknown_source(spec):
-    with pytest.raises(ValueError, match=f"'{spec}' is unknown; give photos, folder:PATH or tfds:NAME"):
-        sources.open_source(spec, "train", max_pixels=LIMIT, skipped=SkipLog(None))
+    with pytest.raises(ValueError, match=f"'{spec}' is unknown; give photos, speech, folder:PATH or tfds:NAME"):
+        sources.open_source(spec, "train", kind=pictures(LIMIT), skipped=SkipLog(None))
 
 
 def test_unknown_split():
     with pytest.raises(ValueError, match="'test' is unknown; give 'train' or 'eval'"):
-        sources.open_source("photos", "test", max_pixels=LIMIT, skipped=SkipLog(None))
+        sources.open_source("photos", "test", kind=pictures(LIMIT), skipped=SkipLog(None))
+
+
+def test_the_bundled_speech_has_its_held_out_parts_apart():
+    kind = recordings(24_000, 60.0)
+    train, held_out = (sources.open_source("speech", s, kind=kind, skipped=SkipLog(None)) for s in ("train", "eval"))
+    assert len(train) > 30 and len(held_out) > 12
+    assert all(item["key"].startswith("train/") for item in map(train.read, range(len(train))))
+    folders = [held_out.read(i)["key"].split("/")[0] for i in range(len(held_out))]
+    assert sorted(folders) == folders and set(folders) == {"held_out_sentences", "held_out_voices"}
+    assert train[0]["audio"].dtype == np.float32 and train[0]["audio"].ndim == 1
+
+
+def test_sounds_in_a_folder_are_read_and_the_unreadable_ones_listed(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros((100, 2)), 48_000)
+    soundfile.write(tmp_path / "b.flac", np.full(100, 0.5), 24_000)
+    (tmp_path / "c.wav").write_text("words")
+    skipped = SkipLog(tmp_path / "skipped.tsv")
+    source = sources.open_source(f"folder:{tmp_path}", "train", kind=recordings(24_000, 60.0), skipped=skipped)
+    assert [source[i]["key"] for i in range(len(source))] == ["b.flac", "b.flac"] and skipped.count == 1
+    assert "c.wav\tThe 5 bytes cannot be decoded" in (tmp_path / "skipped.tsv").read_text()
+
+
+def test_a_source_of_the_other_kind_is_refused():
+    for spec, kind, noun, other in (
+        ("speech", pictures(LIMIT), "sounds", "images"),
+        ("photos", recordings(24_000, 60.0), "images", "sounds"),
+    ):
+        with pytest.raises(ValueError, match=f"'{spec}' is of {noun}, but the model takes {other}; give another"):
+            sources.open_source(spec, "train", kind=kind, skipped=SkipLog(None))
+
+
+def test_a_folder_without_sounds_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no sound file; put files with one of \.flac, \.mp3, \.ogg, \.wav"
+    ):
+        sources.open_source(f"folder:{tmp_path}", "train", kind=recordings(24_000, 60.0), skipped=SkipLog(None))
