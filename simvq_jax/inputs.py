@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 import jax
 import numpy as np
 
+from simvq_jax.data.cuts import picture_cut
 from simvq_jax.data.kinds import pictures
 from simvq_jax.data.pipeline import eval_batches, eval_crops, train_batches
 from simvq_jax.data.sources import SkipLog, open_source
@@ -31,17 +32,15 @@ def first_images(config, count: int) -> np.ndarray:
 
 def _train_batches(config, skipped: SkipLog, **share) -> Generator[dict]:
     data = config.data
-    return train_batches(
-        open_source(data.source, "train", kind=pictures(data.max_pixels), data_dir=data.data_dir, skipped=skipped),
+    cut = picture_cut(
         size=data.size,
         resize_short=data.resize_short,
         crop=data.crop,
         flip=data.flip,
         crop_scale=tuple(data.crop_scale),
-        seed=config.seed,
-        threads=data.threads,
-        **share,
     )
+    source = open_source(data.source, "train", kind=pictures(data.max_pixels), data_dir=data.data_dir, skipped=skipped)
+    return train_batches(source, cut, seed=config.seed, threads=data.threads, **share)
 
 
 class EvalData:

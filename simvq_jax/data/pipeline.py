@@ -12,11 +12,9 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from simvq_jax.data import images
+from simvq_jax.data.cuts import Cut, check_geometry
 from simvq_jax.data.encoded import Item, Source
 from simvq_jax.data.eval_crops import Batch, EvalCrops
-
-CROPS = ("random", "resized", "center")
 
 
 class _Rows(Protocol):
@@ -27,13 +25,9 @@ class _Rows(Protocol):
 
 def train_batches(
     source: Source,
+    cut: Cut,
     *,
     batch_size: int,
-    size: int,
-    resize_short: int,
-    crop: str,
-    flip: bool,
-    crop_scale: tuple[float, float],
     seed: int,
     threads: int,
     start_step: int = 0,
@@ -46,15 +40,10 @@ def train_batches(
     generator: `close()`, or dropping it, stops the threads.
 
     Args:
-      source: the pictures, of any size.
+      source: the pictures or recordings.
+      cut: what of each is taken (see `cuts.py`).
       batch_size: rows of the global batch, a multiple of `process_count`.
-      size: pixels of the crop's side.
-      resize_short: the short side is first resized to this many pixels, at least `size`; 0 keeps the
-        picture's own resolution. A picture still smaller than the crop is enlarged to it.
-      crop: "random" or "center" square, or "resized" (a random rectangle resized to the square).
-      flip: mirror half of the crops.
-      crop_scale: smallest and largest share of the picture's area, for crop "resized" only.
-      seed: fixes order, crops and flips.
+      seed: fixes order and cuts.
       start_step: number of the first batch; starting late costs nothing.
       process_index: which share, 0 <= process_index < process_count.
       process_count: number of shares; share p is rows [p b, (p + 1) b) of each global batch, where b is
@@ -62,49 +51,20 @@ def train_batches(
       threads: decoding threads.
 
     Returns:
-      Iterator of {"image": uint8 (batch_size // process_count, size, size, 3)}.
+      Iterator of batches, a dict of arrays whose first axis is batch_size // process_count.
 
     Raises:
-      ValueError: a number is out of its range, or (from the iterator) no picture can be read.
+      ValueError: a number is out of its range, or (from the iterator) nothing can be read.
     """
     rows_per_process = _rows_per_process(batch_size, process_index, process_count, threads)
-    _check_geometry(size, resize_short)
-    _check_crop(crop, crop_scale)
-    _require(len(source) > 0, "The source holds no picture; give one that does.")
+    _require(len(source) > 0, "The source holds nothing to train on; give one that does.")
     _require(seed >= 0, f"The seed {seed} is negative; give 0 or more.")
     _require(start_step >= 0, f"The start step {start_step} is negative; give 0 or more.")
-    cut = functools.partial(
-        _training_crop, size=size, resize_short=resize_short, crop=crop, flip=flip, crop_scale=crop_scale
-    )
-    # The row selection comes last, so that a row's place in the global stream seeds its crop; it is lazy, so
+    # The row selection comes last, so that a row's place in the global stream seeds its cut; it is lazy, so
     # rows of other processes are never read.
     stream = grain.MapDataset.source(_Shuffled(source, seed)).seed(seed).random_map(cut)
     own = _ProcessRows(stream, batch_size, rows_per_process, process_index)
     return _read(own, rows_per_process, start_step, threads)
-
-
-def _training_crop(
-    item: Item,
-    rng: np.random.Generator,
-    *,
-    size: int,
-    resize_short: int,
-    crop: str,
-    flip: bool,
-    crop_scale: tuple[float, float],
-) -> Batch:
-    image = item["image"]
-    if resize_short:
-        image = images.resize_short_side(image, resize_short)
-    if crop == "random":
-        image = images.random_crop(image, size, rng)
-    elif crop == "resized":
-        image = images.random_resized_crop(image, size, crop_scale, rng)
-    else:
-        image = images.center_crop(image, size)
-    if flip and rng.random() < 0.5:
-        image = images.flip(image)
-    return {"image": image}
 
 
 def eval_crops(source: Source, *, size: int, resize_short: int, per_picture: int, limit: int) -> EvalCrops:
@@ -122,7 +82,7 @@ def eval_crops(source: Source, *, size: int, resize_short: int, per_picture: int
     Raises:
       ValueError: a number is out of its range, or there is nothing to evaluate on.
     """
-    _check_geometry(size, resize_short)
+    check_geometry(size, resize_short)
     _require(per_picture >= 1, f"The crops a picture are {per_picture}; give 1 or more.")
     _require(limit >= 0, f"The limit {limit} is negative; give 0 for all crops or more for as many.")
     return EvalCrops(source, size=size, resize_short=resize_short, per_picture=per_picture, limit=limit)
@@ -230,23 +190,6 @@ def _rows_per_process(batch_size: int, process_index: int, process_count: int, t
         f"The batch size {batch_size} is no positive multiple of the {process_count} processes; give one that is.",
     )
     return batch_size // process_count
-
-
-def _check_geometry(size: int, resize_short: int) -> None:
-    _require(size >= 1, f"The crop size {size} is under 1; give at least 1.")
-    _require(
-        resize_short == 0 or resize_short >= size,
-        f"The short side {resize_short} is under the crop size {size}; give 0 or at least the crop size.",
-    )
-
-
-def _check_crop(crop: str, scale: tuple[float, float]) -> None:
-    _require(crop in CROPS, f"The crop {crop!r} is unknown; give one of {', '.join(CROPS)}.")
-    smallest, largest = scale
-    _require(
-        0 < smallest <= largest <= 1,
-        f"The crop scale {tuple(scale)} is not 0 < smallest <= largest <= 1; give two shares that are.",
-    )
 
 
 def _require(condition: bool, sentence: str) -> None:

@@ -11,17 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simvq_jax.data import images, pipeline
+from simvq_jax.data.cuts import CROPS, picture_cut, recording_cut
 from simvq_jax.data.encoded import SkipLog
 from simvq_jax.data.kinds import pictures
 from simvq_jax.data.sources import FolderSource, PhotosSource
 
+CUT = {"size": 16, "resize_short": 0, "crop": "random", "flip": True, "crop_scale": (0.2, 1.0)}
 TRAIN = {
     "batch_size": 16,
-    "size": 16,
-    "resize_short": 0,
-    "crop": "random",
-    "flip": True,
-    "crop_scale": (0.2, 1.0),
     "seed": 3,
     "start_step": 0,
     "process_index": 0,
@@ -50,8 +47,14 @@ class Numbered:
         return None if index in self.unreadable else self[index]
 
 
+def stream_of(source, **changes):
+    """The training stream of pictures; changes: of its cut, and of the rest."""
+    cut = {name: changes.pop(name, value) for name, value in CUT.items()}
+    return pipeline.train_batches(source, picture_cut(**cut), **{**TRAIN, **changes})
+
+
 def take(source, count, **changes):
-    stream = pipeline.train_batches(source, **{**TRAIN, **changes})
+    stream = stream_of(source, **changes)
     batches = [batch["image"] for batch in itertools.islice(stream, count)]
     stream.close()
     return np.stack(batches)
@@ -62,7 +65,7 @@ def photos():
     return PhotosSource("train")
 
 
-@pytest.mark.parametrize("crop", pipeline.CROPS)
+@pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("resize_short", [0, 20])
 def test_batches_have_their_shape(photos, crop, resize_short):
     batches = take(photos, 2, crop=crop, resize_short=resize_short)
@@ -130,7 +133,7 @@ def test_closing_or_dropping_the_stream_stops_its_threads(photos):
     def readers():
         return [thread for thread in threading.enumerate() if thread.name.startswith("grain-prefetch")]
 
-    stream = pipeline.train_batches(photos, **TRAIN)
+    stream = stream_of(photos)
     next(stream)
     started = readers()
     assert started
@@ -142,8 +145,9 @@ def test_closing_or_dropping_the_stream_stops_its_threads(photos):
 
 def test_a_process_with_an_open_stream_exits():
     code = (
-        "from simvq_jax.data import pipeline, sources\n"
-        f"stream = pipeline.train_batches(sources.PhotosSource('train'), **{TRAIN})\n"
+        "from simvq_jax.data import cuts, pipeline, sources\n"
+        f"cut = cuts.picture_cut(**{CUT})\n"
+        f"stream = pipeline.train_batches(sources.PhotosSource('train'), cut, **{TRAIN})\n"
         "print(next(stream)['image'].shape)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -155,7 +159,7 @@ def test_nothing_readable_reaches_the_consumer(tmp_path):
         (tmp_path / f"{name}.png").write_bytes(b"broken")
     source = FolderSource(tmp_path, "train", kind=pictures(10**6), skipped=SkipLog(None))
     with pytest.raises(ValueError, match=r"No image in folder .* can be read, of 1"):
-        next(pipeline.train_batches(source, **TRAIN))
+        next(stream_of(source))
 
 
 @pytest.mark.parametrize(
@@ -175,12 +179,12 @@ def test_nothing_readable_reaches_the_consumer(tmp_path):
 )
 def test_bad_settings_are_refused_at_once(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        pipeline.train_batches(Numbered(4), **{**TRAIN, **changes})
+        stream_of(Numbered(4), **changes)
 
 
 def test_an_empty_source_is_refused():
-    with pytest.raises(ValueError, match="holds no picture"):
-        pipeline.train_batches(Numbered(0), **TRAIN)
+    with pytest.raises(ValueError, match="holds nothing to train on"):
+        stream_of(Numbered(0))
     with pytest.raises(ValueError, match="holds no picture"):
         pipeline.eval_crops(Numbered(0), **GRID)
 
@@ -271,3 +275,44 @@ def test_bad_eval_settings(name, value):
 def test_an_eval_crop_out_of_range():
     with pytest.raises(IndexError, match="no evaluation crop 3; there are 3"):
         pipeline.eval_crops(Numbered(3), **{**GRID, "per_picture": 1})[3]
+
+
+class Recordings:
+    """Recordings of one number, their own, some shorter than a clip."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return {"audio": np.full(30 * (index + 1), (index + 1) / 10, np.float32), "key": str(index)}
+
+    read = __getitem__
+
+
+def test_clips_of_recordings_are_streamed_alike_for_any_number_of_processes():
+    cut = recording_cut(samples=70, loudness=(-20.0, -10.0))
+
+    def first(process_index=0, process_count=1):
+        share = {**TRAIN, "process_index": process_index, "process_count": process_count}
+        stream = pipeline.train_batches(Recordings(), cut, **share)
+        batch = next(stream)["audio"]
+        stream.close()
+        return batch
+
+    whole = first()
+    assert whole.shape == (16, 70) and whole.dtype == np.float32 and len(np.unique(whole)) == 16
+    assert whole.min() >= 0.1 and whole.max() <= 10**-0.5 + 1e-6
+    np.testing.assert_array_equal(np.concatenate([first(p, 4) for p in range(4)]), whole)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"samples": 0, "loudness": None}, "The clip has 0 samples; give at least 1"),
+        ({"samples": 9, "loudness": (-1.0, -6.0)}, r"The loudness \(-1.0, -6.0\) is not quietest <= loudest <= 0 dB"),
+        ({"samples": 9, "loudness": (-1.0, 2.0)}, r"The loudness \(-1.0, 2.0\) is not"),
+    ],
+)
+def test_clips_that_cannot_be_are_refused(fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        recording_cut(**fields)
