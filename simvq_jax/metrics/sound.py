@@ -1,0 +1,101 @@
+"""How close a reconstructed sound is to its original: figures of one recording, numpy in and float out.
+
+sound, target: float32 (samples,), equally long, at `sample_rate` samples a second.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+PESQ_RATE = 16_000  # of the wideband measure
+
+
+class Pitch(NamedTuple):
+    """Of each frame. hertz: (frames,), NaN where unvoiced; periodicity: (frames,) from 0 to 1."""
+
+    hertz: np.ndarray
+    periodicity: np.ndarray
+
+
+class PitchErrors(NamedTuple):
+    """periodicity: root mean square difference; cents: root mean square over frames voiced in both, NaN without any;
+    vuv_f1: F1 of voiced against unvoiced frames, NaN where the recordings have no voiced frame at all."""
+
+    periodicity: float
+    cents: float
+    vuv_f1: float
+
+
+def si_sdr(sound: np.ndarray, target: np.ndarray) -> float:
+    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al., 2018, 1811.02508, eq. 3), without means.
+
+    NaN where the target is silent, -inf where the sound is.
+    """
+    sound, target = (x.astype(np.float64) - np.mean(x, dtype=np.float64) for x in (sound, target))
+    energy = np.sum(target**2)
+    if energy == 0:
+        return float("nan")
+    projected = np.sum(sound * target) / energy * target
+    kept, distortion = np.sum(projected**2), np.sum((sound - projected) ** 2)
+    if kept == 0:
+        return -float("inf")
+    with np.errstate(divide="ignore"):
+        return float(10 * np.log10(kept / distortion))
+
+
+def stoi(sound: np.ndarray, target: np.ndarray, sample_rate: int) -> float:
+    """Short-time objective intelligibility (Taal et al., 2011), from 0 to 1, by pystoi.
+
+    NaN where there are under 30 frames of speech, of which pystoi gives no figure. Raises ModuleNotFoundError where
+    pystoi is not installed; the message names the extra.
+    """
+    import warnings
+
+    pystoi = _package("pystoi")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            return float(pystoi.stoi(target, sound, sample_rate, extended=False))
+        except (RuntimeWarning, ValueError):  # too short, or silent
+            return float("nan")
+
+
+def pesq(sound: np.ndarray, target: np.ndarray, sample_rate: int) -> float:
+    """Perceptual evaluation of speech quality, wideband (ITU-T P.862.2), from 1 to 4.64, by the package pesq.
+
+    NaN where it finds no utterance. Raises ModuleNotFoundError where pesq or soxr is not installed.
+    """
+    package, soxr = _package("pesq"), _package("soxr")
+    at_rate = [x if sample_rate == PESQ_RATE else soxr.resample(x, sample_rate, PESQ_RATE) for x in (target, sound)]
+    score = package.pesq(PESQ_RATE, *at_rate, "wb", on_error=package.PesqError.RETURN_VALUES)
+    return float(score) if score >= 0 else float("nan")
+
+
+def pitch_errors(sound: Pitch, target: Pitch) -> PitchErrors:
+    """Differences of pitch, as Vocos and SimVQ report them (after CARGAN, 2110.10139)."""
+    periodicity = np.sqrt(np.mean((sound.periodicity - target.periodicity) ** 2))
+    voiced, wanted = ~np.isnan(sound.hertz), ~np.isnan(target.hertz)
+    both = voiced & wanted
+    cents = 1200 * np.log2(target.hertz[both] / sound.hertz[both])
+    either = voiced.sum() + wanted.sum()
+    return PitchErrors(
+        float(periodicity),
+        float(np.sqrt(np.mean(cents**2))) if both.any() else float("nan"),
+        float(2 * both.sum() / either) if either else float("nan"),
+    )
+
+
+def bits_per_second(codebook_sizes: tuple[int, ...], tokens_per_second: float) -> float:
+    """Of indices stored at log2 K bits each, for every codebook."""
+    return float(tokens_per_second * sum(np.log2(size) for size in codebook_sizes))
+
+
+def _package(name: str):
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"{name} is not installed, which measures speech: pip install 'simvq_jax[audio]'."
+        ) from error

@@ -1,0 +1,65 @@
+"""Figures of reconstructed speech against the official code's, and by their definitions."""
+
+import numpy as np
+import pytest
+
+from simvq_jax.metrics import sound as metrics
+
+
+def noise(samples=24_000, seed=0):
+    return 0.1 * np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+
+
+def test_the_official_pitch_figures(fixtures):
+    with np.load(fixtures / "E_pitch.npz") as official:
+        target, sound = (
+            metrics.Pitch(official[f"per_{kind}_pitch"][0], official[f"per_{kind}_periodicity"][0])
+            for kind in ("true", "pred")
+        )
+        errors = metrics.pitch_errors(sound, target)
+        np.testing.assert_allclose(errors, official["per_loss_pitch_f1_f64"], rtol=1e-5)
+
+
+def test_recordings_without_voice_have_no_pitch_figures():
+    silent = metrics.Pitch(np.full(5, np.nan), np.zeros(5))
+    errors = metrics.pitch_errors(silent, silent)
+    assert errors.periodicity == 0 and np.isnan(errors.cents) and np.isnan(errors.vuv_f1)
+    voiced = metrics.Pitch(np.full(5, 100.0), np.ones(5))
+    assert metrics.pitch_errors(silent, voiced).vuv_f1 == 0
+    assert metrics.pitch_errors(voiced, voiced)[1:] == (0, 1)
+
+
+def test_the_official_intelligibility(fixtures):
+    with np.load(fixtures / "E_pitch.npz") as official, np.load(fixtures / "B_audio_losses.npz") as sounds:
+        for i, expected in enumerate(official["stoi_Blosses_x_xrec_24k_f64"]):
+            found = metrics.stoi(sounds["xrec"][i, 0], sounds["x"][i, 0], 24_000)
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_intelligibility_falls_with_noise_and_has_no_figure_for_silence_or_a_blink():
+    speech = noise() * (1 + np.sin(2 * np.pi * 4 * np.arange(24_000) / 24_000)).astype(np.float32)
+    steps = [metrics.stoi(speech + level * noise(seed=1), speech, 24_000) for level in (0.0, 0.5, 2.0)]
+    assert steps[0] > 0.999 and steps[0] > steps[1] > steps[2]
+    assert np.isnan(metrics.stoi(speech[:500], speech[:500], 24_000))
+
+
+def test_the_distortion_ratio_is_that_of_the_noise_whatever_the_scale():
+    target = noise()
+    added = noise(seed=1)
+    added -= added.mean() + (added @ target) / (target @ target) * target
+    ratio = 10 * np.log10(np.sum((target - target.mean()) ** 2) / np.sum((0.1 * added) ** 2))
+    for scale in (1.0, 0.01, -3.0):
+        np.testing.assert_allclose(metrics.si_sdr(scale * (target + 0.1 * added) + 0.5, target), ratio, atol=1e-2)
+    assert metrics.si_sdr(np.zeros(9), noise(9)) == -np.inf and metrics.si_sdr(noise(9), noise(9)) > 100
+    assert np.isnan(metrics.si_sdr(noise(9), np.zeros(9)))
+
+
+def test_bits_per_second():
+    assert metrics.bits_per_second((4096,), 75.0) == 900
+    assert metrics.bits_per_second((1024, 1024), 50.0) == 1000
+
+
+def test_an_absent_package_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pesq", None)
+    with pytest.raises(ModuleNotFoundError, match=r"^pesq is not installed, .* pip install 'simvq_jax\[audio\]'\.$"):
+        metrics.pesq(noise(), noise(), 16_000)
