@@ -51,7 +51,7 @@ def stoi(sound: np.ndarray, target: np.ndarray, sample_rate: int) -> float:
     """
     import warnings
 
-    pystoi = _package("pystoi")
+    pystoi = _package("pystoi", "audio")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         try:
@@ -65,7 +65,7 @@ def pesq(sound: np.ndarray, target: np.ndarray, sample_rate: int) -> float:
 
     NaN where it finds no utterance. Raises ModuleNotFoundError where pesq or soxr is not installed.
     """
-    package, soxr = _package("pesq"), _package("soxr")
+    package, soxr = _package("pesq", "pesq"), _package("soxr", "audio")
     at_rate = [x if sample_rate == PESQ_RATE else soxr.resample(x, sample_rate, PESQ_RATE) for x in (target, sound)]
     score = package.pesq(PESQ_RATE, *at_rate, "wb", on_error=package.PesqError.RETURN_VALUES)
     return float(score) if score >= 0 else float("nan")
@@ -90,12 +90,12 @@ def bits_per_second(codebook_sizes: tuple[int, ...], tokens_per_second: float) -
     return float(tokens_per_second * sum(np.log2(size) for size in codebook_sizes))
 
 
-def _package(name: str):
+def _package(name: str, extra: str):
     import importlib
 
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ModuleNotFoundError(
-            f"{name} is not installed, which measures speech: pip install 'simvq_jax[audio]'."
+            f"{name} is not installed, which measures speech: pip install 'simvq_jax[{extra}]'."
         ) from error

@@ -61,5 +61,5 @@ def test_bits_per_second():
 
 def test_an_absent_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pesq", None)
-    with pytest.raises(ModuleNotFoundError, match=r"^pesq is not installed, .* pip install 'simvq_jax\[audio\]'\.$"):
+    with pytest.raises(ModuleNotFoundError, match=r"^pesq is not installed, .* pip install 'simvq_jax\[pesq\]'\.$"):
         metrics.pesq(noise(), noise(), 16_000)
