@@ -86,20 +86,23 @@ def limit_spread(inner: optax.GradientTransformation, limit: float) -> optax.Gra
 
     def update(updates, state, params, *, codebook_stats, **_):
         ratios = {path[:-1]: ratio for path, ratio in _flat(codebook_stats).items() if path[-1] == "spread_ratio"}
-        shrink = {stage: jnp.where(ratio > limit, limit / ratio, 1.0) for stage, ratio in ratios.items()}
         lost = {stage: ratio > LOST * limit for stage, ratio in ratios.items()}
         kernels = _kernels(params)
 
         def without_lost(path, update):
             return jnp.where(lost[path[:-2]], 0.0, update) if _moves_codes(path) else update
 
-        def shrunk(path, update):
-            return shrink[path[:-2]] * (kernels[path] + update) - kernels[path] if path in kernels else update
+        def limited(path, update):
+            if path not in kernels:
+                return update
+            ratio, moved = ratios[path[:-2]], kernels[path] + update
+            ratio = ratio * jnp.linalg.norm(moved) / jnp.maximum(jnp.linalg.norm(kernels[path]), 1e-30)
+            return jnp.where(ratio > limit, limit / ratio, 1.0) * moved - kernels[path]
 
         updates = _with_quantizer(updates, {path: without_lost(path, u) for path, u in _flat(updates).items()})
         updates, inner_state = inner.update(updates, state.inner, params)
-        updates = _with_quantizer(updates, {path: shrunk(path, u) for path, u in _flat(updates).items()})
-        factors = {path: jnp.where(lost[path[:-2]], shrink[path[:-2]], 1.0) for path in kernels}
+        updates = _with_quantizer(updates, {path: limited(path, u) for path, u in _flat(updates).items()})
+        factors = {path: jnp.where(lost[path[:-2]], limit / ratios[path[:-2]], 1.0) for path in kernels}
         return updates, SpreadState(inner_state, unflatten_dict(factors))
 
     return optax.GradientTransformationExtraArgs(init, update)
