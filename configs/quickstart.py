@@ -5,11 +5,10 @@ or  python -m simvq_jax.train --config=configs/quickstart.py --workdir=runs/quic
     python -m simvq_jax.train --config=configs/quickstart.py:vq --workdir=runs/quickstart_vq
     python -m simvq_jax.train --config=configs/quickstart.py:paper --workdir=runs/quickstart_paper
 
-Needs two CPU cores and 2 GB of memory; with the recipe before, SimVQ took 4m 0s and the baseline 2m 41s on two shared
-cores (2026-11-23).
+Needs two CPU cores and 2 GB of memory; SimVQ took 7m 35s on two shared cores (2026-11-26).
 
-Expect, over 262,144 held-out tokens: SimVQ 84.9% of the codes in use and 27.70 dB, vanilla VQ 0.5% and 26.33 dB
-(2026-11-26, one run). docs/NOTES.md has the recipes that were tried.
+Expect, over 262,144 held-out tokens: SimVQ 86.8% of the codes in use and 27.51 dB, vanilla VQ 0.5% and 26.33 dB
+(2026-11-26, one run each). docs/NOTES.md has the recipes that were tried.
 """
 
 from configs import common, recipes

@@ -14,6 +14,14 @@ class Unreadable(ValueError):
     """A file that this package cannot use; the message is the reason, in one sentence."""
 
 
+def file_bytes(path: Path, refusal: type[Unreadable]) -> bytes:
+    """Return what the file holds, or raise `refusal`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise refusal(f"{path} cannot be opened: {error.strerror}; restore the file or its permissions.") from error
+
+
 def split_files(root: Path, extensions: Set[str], noun: str) -> dict[str, list[Path]]:
     """Return the files of a tree under "train" and "eval", each sorted by relative path.
 

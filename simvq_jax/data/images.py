@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from simvq_jax.data.files import Unreadable
+from simvq_jax.data.files import Unreadable, file_bytes
 
 # Pillow also opens formats that run other programs (EPS) or hold no photographs; those are refused.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
@@ -80,7 +80,7 @@ def decode_croppable(data: bytes | Path, max_pixels: int) -> np.ndarray:
 
 
 def _open(data: bytes | Path, max_pixels: int) -> Image.Image:
-    encoded = _file_bytes(data) if isinstance(data, Path) else data
+    encoded = file_bytes(data, UnreadableImage) if isinstance(data, Path) else data
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -101,15 +101,6 @@ def _open(data: bytes | Path, max_pixels: int) -> Image.Image:
             "shrink it or raise the limit."
         )
     return image
-
-
-def _file_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UnreadableImage(
-            f"{path} cannot be opened: {error.strerror}; restore the file or its permissions."
-        ) from error
 
 
 def _sentence(error: BaseException) -> str:

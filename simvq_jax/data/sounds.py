@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simvq_jax.data.files import Unreadable
+from simvq_jax.data.files import Unreadable, file_bytes
 
 EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 
@@ -37,7 +37,7 @@ def decode_sound(data: bytes | Path, sample_rate: int, max_seconds: float) -> np
       ModuleNotFoundError: soundfile or soxr is not installed; the message names the extra.
     """
     soundfile, soxr = _codecs()
-    encoded = _file_bytes(data) if isinstance(data, Path) else data
+    encoded = file_bytes(data, UnreadableSound) if isinstance(data, Path) else data
     try:
         with soundfile.SoundFile(io.BytesIO(encoded)) as file:
             _check_length(file.frames, file.samplerate, max_seconds)
@@ -66,15 +66,6 @@ def _codecs():
             f"{error.name} is not installed, which reads sound: pip install 'simvq_jax[audio]'."
         ) from error
     return soundfile, soxr
-
-
-def _file_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UnreadableSound(
-            f"{path} cannot be opened: {error.strerror}; restore the file or its permissions."
-        ) from error
 
 
 def _check_length(samples: int, rate: int, max_seconds: float) -> None:

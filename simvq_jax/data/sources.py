@@ -105,7 +105,7 @@ class FolderSource(EncodedSource):
 
 
 class SpeechSource(FolderSource):
-    """The synthesised speech that the package carries (`synthesis.py`), or a folder of more of it.
+    """The synthesised speech that the package carries (`synthesis.py`).
 
     "train" is its folder of that name, "eval" held-out sentences of the same voices, then held-out voices.
     """

@@ -1,4 +1,4 @@
-"""Speech by espeak-ng, for the source `speech`: what the package ships, and as many hours more as wanted.
+"""Speech by espeak-ng: what the source `speech` ships, and as many hours more as wanted.
 
     python -m simvq_jax.data.synthesis --out=/data/speech --minutes=60
 
@@ -23,7 +23,7 @@ from simvq_jax.data.sentences import sentences
 
 VOICES = ("en+f2", "en+m3", "en-us+f4", "en-us+m7", "en-gb-scotland+f3", "en-gb-x-rp+m1", "en-us+f5", "en+m8")
 HELD_OUT_VOICES = ("en-us+m5", "en-gb-scotland+f1")
-# Shares of all minutes, and the seed of the sentences, whose numbers keep the folders' apart.
+# Voices, and share of all minutes.
 FOLDERS = {"train": (VOICES, 0.7), "held_out_sentences": (VOICES, 0.15), "held_out_voices": (HELD_OUT_VOICES, 0.15)}
 PEAK = 0.7  # of every file
 _SYNCHRONOUS, _RATE, _PITCH, _UTF8 = 2, 1, 3, 1  # espeak's numbers

@@ -3,7 +3,6 @@
 Arrays: x: (b, samples, channels); lengths: int32 (b,) samples that count, or None for all.
 """
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -107,8 +106,3 @@ def clear(x, lengths):
 def counted(x, lengths):
     """Which of the samples count: bool (b, samples, 1)."""
     return before(lengths, x.shape[1])[..., None]
-
-
-def hop_of(ratios) -> int:
-    """Samples a token."""
-    return math.prod(ratios)
