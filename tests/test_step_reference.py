@@ -49,14 +49,15 @@ def described(fixtures: Path) -> dict:
 def new_state(weights: Official, ema, optimizers: Optimizers, codebook_size: int, step: int = 0) -> TrainState:
     """A state at `step` with the given weights and everything else as at the start."""
     zero = jnp.zeros((), jnp.int32)
-    usage = {"age": jnp.full((codebook_size,), NEVER, jnp.int32), "usage": jnp.zeros((codebook_size,))}
+    age = jnp.full((codebook_size,), NEVER, jnp.int32)
+    stats = {"age": age, "usage": jnp.zeros((codebook_size,)), "spread_ratio": jnp.ones(())}
     return TrainState(
         step=jnp.int32(step),
         generator=Player(weights.params, optimizers.generator.init(weights.params)),
         discriminator=Player(weights.discriminator, optimizers.discriminator.init(weights.discriminator)),
         ema=ema,
         codebook=weights.codebook,
-        codebook_stats={"quantizer": usage},
+        codebook_stats={"quantizer": stats},
         lecam={"real": jnp.zeros(()), "fake": jnp.zeros(())},
         skipped=zero,
         skipped_in_a_row=zero,
