@@ -41,7 +41,7 @@ def main(config: str, rounds: int, steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
         run = Path(folder) / "run"
         batches = build_train_batches(settings, SkipLog(None), 0)
-        batch = place_batch(next(batches), mesh)["image"]
+        (batch,) = place_batch(next(batches), mesh).values()
         batches.close()
         for number in range(1, rounds + 1):
             state = train.train(settings, run, stop_at=2 * number * steps)

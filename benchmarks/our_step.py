@@ -6,9 +6,9 @@ import numpy as np
 
 from benchmarks.timing import Contender
 from simvq_jax import build, train
-from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
+from simvq_jax.losses.objectives import Objective
 from simvq_jax.mesh import place_batch, replicated
-from simvq_jax.step import LossWeights, Networks, as_float
+from simvq_jax.step import Networks, as_float
 
 
 class OurStep:
@@ -18,7 +18,8 @@ class OurStep:
     """
 
     def __init__(self, config, images: np.ndarray, mesh):
-        self._networks, self._weights = build.build_networks(config), build.build_loss_weights(config)
+        self._networks, self._objective = build.build_networks(config), build.build_objective(config)
+        self._weight = build.build_loss_weights(config).adversarial
         self._images = place_batch({"image": images}, mesh)["image"]
         optimizers, key = build.build_optimizers(config), jax.random.key(config.seed)
         new_state = jax.jit(
@@ -32,7 +33,7 @@ class OurStep:
 
     def contenders(self) -> dict[str, Contender]:
         """By part: the whole step, and what can be run apart from it."""
-        convolutions = jax.jit(convolution_gradients(self._networks, self._weights))
+        convolutions = jax.jit(convolution_gradients(self._networks, self._objective, self._weight))
         quantizer = jax.jit(quantizer_gradients(self._networks.autoencoder.quantizer))
         generator, adversary = self._start.generator.params, self._start.discriminator.params
         constants = {
@@ -53,7 +54,7 @@ class OurStep:
         return self._state, figures
 
 
-def convolution_gradients(networks: Networks, weights: LossWeights):
+def convolution_gradients(networks: Networks, objective: Objective, weight: float):
     """(generator's parameters, discriminator's, images) -> gradients of both players, with no quantizer in between."""
     autoencoder, discriminator = networks
     assert discriminator is not None
@@ -63,13 +64,12 @@ def convolution_gradients(networks: Networks, weights: LossWeights):
         reconstruction = autoencoder.decoder.apply({"params": params["decoder"]}, latents)
         reconstruction = jnp.asarray(reconstruction, jnp.float32)
         fake = discriminator.apply({"params": adversary}, reconstruction)
-        difference = jnp.mean(jnp.abs(reconstruction - images))
-        loss = weights.l1 * difference + weights.adversarial * GENERATOR_LOSSES[weights.generator_loss](fake)
+        loss = objective.reconstruction(reconstruction, images, {})[0] + weight * objective.adversarial(None, fake)[0]
         return loss, reconstruction
 
     def discriminator_loss(adversary, images, reconstruction):
         real, fake = (discriminator.apply({"params": adversary}, x) for x in (images, reconstruction))
-        return DISCRIMINATOR_LOSSES[weights.discriminator_loss](real, fake)
+        return objective.discriminator(real, fake)[0]
 
     def gradients(params, adversary, images):
         images = as_float(images)

@@ -34,6 +34,7 @@ from benchmarks.official_step import OfficialStep, import_torch
 from benchmarks.our_step import OurStep
 from benchmarks.timing import Contender
 from simvq_jax import build, cli
+from simvq_jax.build.choice import one_of
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.inputs import build_train_batches
 from simvq_jax.mesh import make_mesh
@@ -49,7 +50,7 @@ PARTS = ("step", "convolutions", "quantizer", "rest")
 def make_config(setting: str, codebook_size: int, dtype: str, batch_size: int):
     """The config of a setting, on photographs that need no download, without LPIPS. batch_size: 0 = the setting's."""
     config = cli.load_config(CONFIG)[1]
-    config.update_from_flattened_dict(SETTINGS[build.one_of("settings", setting, SETTINGS)])
+    config.update_from_flattened_dict(SETTINGS[one_of("settings", setting, SETTINGS)])
     config.dtype = dtype
     config.batch_size = batch_size or config.batch_size
     config.quantizer.codebook_size = codebook_size
@@ -100,7 +101,7 @@ def shape_of(config) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "picture_size": config.data.size,
         "width": config.model.width,
-        "tokens": config.batch_size * (config.data.size // build.pixels_a_token(config)) ** 2,
+        "tokens": config.batch_size * build.tokens_an_example(config),
         "dtype": config.dtype,
     }
 

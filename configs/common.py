@@ -23,29 +23,41 @@ def get_config() -> ml_collections.ConfigDict:
     config.mesh.codebook = 1
 
     config.data = ml_collections.ConfigDict()
-    config.data.source = "tfds:imagenet2012"  # photos | folder:PATH | tfds:NAME
+    config.data.source = "tfds:imagenet2012"  # photos | speech | speech:PATH | folder:PATH | tfds:NAME
     config.data.data_dir = ""  # of tfds; "" = its default
     config.data.size = 128  # side of the square crop, pixels
     config.data.resize_short = 128  # short side before the crop; 0 = native resolution
     config.data.crop = "random"  # random | resized (Inception's) | center
     config.data.crop_scale = (0.5, 1.0)  # share of the area, for "resized"
     config.data.flip = False
+    config.data.sample_rate = 24_000  # sound: samples a second, of the model too
+    config.data.clip_seconds = 1.0  # sound: of training clips; shorter recordings are repeated
+    config.data.max_seconds = 60.0  # longer recordings are skipped and listed
+    config.data.vary_loudness = False  # sound: scale each training clip to a peak drawn from `loudness`
+    config.data.loudness = (-6.0, -1.0)  # dB of full scale
     config.data.max_pixels = 178_956_970  # larger pictures are skipped and listed
     config.data.threads = 16
     config.data.eval_crops = 1  # of every picture: 1 = its centre, more = an even grid, overlapping where many
-    config.data.eval_limit = 0  # crops evaluated during training, evenly spread; 0 = all
+    config.data.eval_limit = 0  # crops or recordings evaluated during training, evenly spread; 0 = all
     config.data.eval_batch_size = 256
 
     config.model = ml_collections.ConfigDict()
-    config.model.kind = "cnn"  # cnn | vit
+    config.model.kind = "cnn"  # of pictures: cnn | vit; of sound: seanet_vocos | seanet
     config.model.width = 128
     config.model.multipliers = (1, 2, 2, 4)  # cnn
-    config.model.residual_blocks = 2  # cnn
+    config.model.residual_blocks = 2  # cnn, seanet, seanet_vocos: of a level
     config.model.norm_groups = 32  # cnn
     config.model.patch = 8  # vit: pixels a side of a token
     config.model.depth = 8  # vit: blocks of the encoder, and of the decoder
     config.model.heads = 8  # vit
-    config.model.remat = False
+    config.model.remat = False  # cnn, vit
+    config.model.ratios = (8, 5, 4, 2)  # sound: strides of the levels, the decoder's first; their product is the hop
+    config.model.lstm_layers = 2  # sound
+    config.model.causal = True  # sound: of SEANet; no token depends on later samples, so that it can stream
+    config.model.decoder_width = 768  # seanet_vocos, as the next three
+    config.model.decoder_hidden = 2304
+    config.model.decoder_depth = 12
+    config.model.dropout = 0.1
 
     config.quantizer = ml_collections.ConfigDict()
     config.quantizer.kind = "simvq"  # simvq | vq | ema_vq | factorized_vq | moment_vq | fsq | lfq
@@ -80,23 +92,30 @@ def get_config() -> ml_collections.ConfigDict:
     config.quantizer.temperature = 0.01  # lfq: of the probabilities in the entropy term
 
     config.losses = ml_collections.ConfigDict()
-    config.losses.l1 = 1.0
+    config.losses.l1 = 1.0  # of pixels or samples
     config.losses.l2 = 0.0
     config.losses.lpips = 1.0
     config.losses.lpips_vgg = ""  # path of vgg16-397923af.pth; "" = train and evaluate without LPIPS
     config.losses.lpips_linear = ""  # path of LPIPS' vgg.pth
+    config.losses.mel = 45.0  # sound: of log-mel magnitudes
+    config.losses.multiscale_mel = 0.0  # sound: of those at seven resolutions
     config.losses.quantizer = 1.0
 
     config.discriminator = ml_collections.ConfigDict()
     config.discriminator.enabled = True
-    config.discriminator.width = 64
-    config.discriminator.layers = 3
+    config.discriminator.width = 64  # pictures
+    config.discriminator.layers = 3  # pictures
+    config.discriminator.share = 1.0  # sound: of the published widths
+    config.discriminator.periods = (2, 3, 5, 7, 11)  # sound
+    config.discriminator.resolutions = (1024, 2048, 512)  # sound: sizes of spectra, of which magnitudes are looked at
+    config.discriminator.band_sizes = (2048, 1024, 512)  # sound: sizes of spectra that are looked at by bands
+    config.discriminator.resolution_weight = 1.0  # sound: of the resolution discriminators' terms
     config.discriminator.learning_rate = 1e-4
     config.discriminator.start = 0  # first step at which it takes part
     config.discriminator.weight = 0.1  # of the adversarial term in the generator's loss
-    config.discriminator.adaptive = False  # scale the weight by VQGAN's ratio of gradients
-    config.discriminator.generator_loss = "non_saturating"  # non_saturating | hinge | vanilla
-    config.discriminator.loss = "hinge"  # hinge | vanilla | non_saturating
+    config.discriminator.adaptive = False  # pictures: scale the weight by VQGAN's ratio of gradients
+    config.discriminator.generator_loss = "non_saturating"  # pictures: non_saturating | hinge | vanilla
+    config.discriminator.loss = "hinge"  # pictures: hinge | vanilla | non_saturating
     config.discriminator.lecam = 0.0
 
     config.optimizer = ml_collections.ConfigDict()

@@ -12,8 +12,7 @@ _HOMES: dict[str, str] = {
         "simvq_jax.quantize",
     ),
     "nearest_code": "simvq_jax.search",
-    "load": "simvq_jax.api",
-    "Tokenizer": "simvq_jax.api",
+    **dict.fromkeys(("load", "Tokenizer", "ImageTokenizer", "SoundTokenizer"), "simvq_jax.api"),
 }
 __all__ = sorted(_HOMES)
 __version__ = "0.1.0"

@@ -13,6 +13,9 @@ COLUMNS = (
     ("eval/psnr", "PSNR (dB)", "{:.2f}"),
     ("eval/ssim", "SSIM", "{:.4f}"),
     ("eval/lpips", "LPIPS", "{:.4f}"),
+    ("eval/mel_distance", "mel distance", "{:.3f}"),
+    ("eval/stoi", "STOI", "{:.3f}"),
+    ("eval/pesq", "PESQ", "{:.2f}"),
     ("train/codebook_utilization", "in use, training", "{:.1%}"),
     ("eval/tokens", "held-out tokens", "{:,.0f}"),
 )

@@ -21,16 +21,25 @@ def hann(length: int) -> np.ndarray:
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
 
 
-def stft(x, n_fft: int, hop: int, window=None):
+def stft(x, n_fft: int, hop: int, window=None, lengths=None):
     """Centred short-time Fourier transform, the ends reflected: complex64 (..., samples // hop + 1, bins).
 
-    window: (n_fft,), None = rectangular. Raises ValueError if there are too few samples to reflect n_fft / 2 of them.
+    window: (n_fft,), None = rectangular. lengths: int32 (...), samples that count, each more than n_fft / 2: the end is
+    then each item's own, and its first lengths // hop + 1 frames count. Raises ValueError if there are too few samples
+    to reflect n_fft / 2 of them.
     """
     check_hop(n_fft, hop)
     half = n_fft // 2
     if x.shape[-1] <= half:
         raise ValueError(f"x has {x.shape[-1]} samples but must have more than n_fft / 2 = {half}: pad it.")
-    x = jnp.pad(x.astype(jnp.float32), [(0, 0)] * (x.ndim - 1) + [(half, half)], mode="reflect")
+    x = x.astype(jnp.float32)
+    if lengths is None:
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(half, half)], mode="reflect")
+    else:
+        place = jnp.abs(jnp.arange(-half, x.shape[-1] + half)).reshape((1,) * lengths.ndim + (-1,))
+        last = lengths[..., None] - 1
+        source = jnp.where(place > last, 2 * last - place, place)
+        x = jnp.take_along_axis(x, jnp.clip(source, 0, x.shape[-1] - 1), axis=-1)
     windows = frames(x, n_fft, hop)
     if window is not None:
         windows = windows * jnp.asarray(window).reshape((1,) * x.ndim + (n_fft,))
@@ -107,9 +116,11 @@ def mel_filters(sample_rate: int, n_fft: int, mels: int) -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
 
-def log_mel(x, sample_rate: int, *, n_fft: int = 1024, hop: int = 256, mels: int = 100, floor: float = FLOOR):
-    """Natural logarithm of mel magnitudes, none below `floor`: float32 (..., frames, mels)."""
-    magnitudes = jnp.abs(stft(x, n_fft, hop, hann(n_fft)))
+def log_mel(
+    x, sample_rate: int, *, n_fft: int = 1024, hop: int = 256, mels: int = 100, floor: float = FLOOR, lengths=None
+):
+    """Natural logarithm of mel magnitudes, none below `floor`: float32 (..., frames, mels). lengths: as of `stft`."""
+    magnitudes = jnp.abs(stft(x, n_fft, hop, hann(n_fft), lengths))
     energies = jnp.dot(magnitudes, mel_filters(sample_rate, n_fft, mels), precision=jax.lax.Precision.HIGHEST)
     return jnp.log(jnp.maximum(energies, floor))
 

@@ -1,180 +1,176 @@
 """Evaluation on held-out data: `python -m simvq_jax.evaluate --run=runs/quickstart [--data=folder:PATH]`."""
 
+import csv
+import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
 
 from simvq_jax import cli
 from simvq_jax.api import load
-from simvq_jax.build import build_perceptual, read_config
-from simvq_jax.data.images import to_uint8
+from simvq_jax.build import build_perceptual, of_sound, read_config, samples_a_token
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
 from simvq_jax.inputs import EvalData
-from simvq_jax.losses.perceptual import lpips
 from simvq_jax.mesh import make_mesh, place_batch, replicated
 from simvq_jax.metrics.codebook import effective_rank, perplexity, scale, utilization
-from simvq_jax.metrics.image import psnr, ssim
+from simvq_jax.metrics.sound import bits_per_second
 from simvq_jax.optim import transforms_of
 from simvq_jax.progress import Progress
-from simvq_jax.quantize.base import count_codes
-from simvq_jax.step import as_float
+from simvq_jax.scoring import PictureScorer, Scored, SoundScorer
 
-PICTURES = 16  # kept for the report
+KEPT = 16  # pictures or recordings kept for the report
 TOKENS = 4096  # encoder outputs kept for the report
-SSIM_WINDOW = 11
+CONSTANT = ("eval/pictures", "eval/recordings", "eval/seconds", "eval/tokens", "eval/bits_per_second")  # of the data
 
 
 class Evaluation(NamedTuple):
     """Result of an evaluation.
 
-    metrics: "eval/..." figures. counts: (K,) int64 tokens assigned to each code. originals, reconstructions:
-    (n, h, w, 3) uint8, a few pictures spread over the data. tokens: (m, d) sample of encoder outputs. codes: (K, d)
-    codebook Q. singular_values: (d,) of W, falling; empty without a transform.
+    metrics: "eval/..." figures. counts: (K,) int64 tokens assigned to each code. originals, reconstructions: a few,
+    spread over the data, each uint8 (h, w, 3) or float32 (samples,). tokens: (m, d) sample of encoder outputs.
+    codes: (K, d) codebook Q. singular_values: (d,) of W, falling; empty without a transform. rows: the figures of each
+    recording by its name; {} of pictures.
     Of a compound quantizer counts, codes and singular values are those of the first stage, utilization and perplexity
     means over the stages, and each stage's utilization is "eval/codebook_utilization_stage0", and so on.
     """
 
     metrics: dict[str, float]
     counts: np.ndarray
-    originals: np.ndarray
-    reconstructions: np.ndarray
+    originals: Sequence[np.ndarray]
+    reconstructions: Sequence[np.ndarray]
     tokens: np.ndarray
     codes: np.ndarray
     singular_values: np.ndarray
+    rows: dict[str, dict[str, float]]
 
 
-def make_eval_step(autoencoder):
-    """Builds `(variables, perceptual, images, mask) -> (sums, counts, latents, reconstruction)`, jitted.
-
-    Sums are over the pictures that count; counts are a list of (K,) over their tokens, one a stage; reconstruction is
-    clipped to [-1, 1].
-    """
-
-    @jax.jit
-    def eval_step(variables, perceptual, images, mask):
-        x = as_float(images)
-        latents_shape = jax.eval_shape(lambda x: autoencoder.apply(variables, x).latents, x).shape
-        token_mask = jnp.broadcast_to(mask.reshape(-1, *(1,) * (len(latents_shape) - 2)), latents_shape[:-1])
-        out = autoencoder.apply(variables, x, mask=token_mask)
-        reconstruction = jnp.clip(out.reconstruction, -1.0, 1.0)
-        commitment = jnp.mean((out.latents.astype(jnp.float32) - out.quantized.z_q.astype(jnp.float32)) ** 2, (1, 2, 3))
-        figures = {
-            "psnr": psnr(x, reconstruction),
-            "l1": jnp.mean(jnp.abs(x - reconstruction), axis=(1, 2, 3)),
-            "l2": jnp.mean((x - reconstruction) ** 2, axis=(1, 2, 3)),
-            "commitment": commitment,
-            "square_token_scale": jnp.mean(jnp.sum(out.latents.astype(jnp.float32) ** 2, axis=-1), axis=(1, 2)),
-        }
-        if min(x.shape[1:3]) >= SSIM_WINDOW:
-            figures["ssim"] = ssim(x, reconstruction, window=SSIM_WINDOW)
-        if perceptual:
-            figures["lpips"] = lpips(perceptual, x, reconstruction)
-        sums = {name: jnp.sum(jnp.where(mask, value, 0.0)) for name, value in figures.items()}
-        sums["pictures"] = jnp.sum(mask)
-        counts = _count_stages(autoencoder.quantizer, out.quantized.indices, token_mask.astype(jnp.float32))
-        return sums, counts, out.latents.astype(jnp.float32), reconstruction
-
-    return eval_step
+def make_scorer(config, autoencoder, perceptual) -> PictureScorer | SoundScorer:
+    """What scores the reconstructions of a model of this config. perceptual: LPIPS parameters, {} without."""
+    if of_sound(config):
+        return SoundScorer(autoencoder, config.data.sample_rate)
+    return PictureScorer(autoencoder, perceptual)
 
 
-def _count_stages(quantizer, indices, weight) -> list:
-    """Tokens of each code, a (K,) a stage. weight: (...), 1 where a token counts."""
-    sizes = quantizer.codebook_sizes
-    by_stage = indices.reshape(*weight.shape, len(sizes))
-    return [count_codes(by_stage[..., i], weight, size) for i, size in enumerate(sizes)]
-
-
-def evaluate(
-    autoencoder, eval_step, variables, perceptual, data: EvalData, mesh, progress: Progress | None = None
-) -> Evaluation:
-    """One pass over the data; sums are kept in float64 on the host. variables: as `inference_variables`."""
-    sums: dict[str, Any] = {}
+def evaluate(scorer, autoencoder, variables, data: EvalData, mesh, progress: Progress | None = None) -> Evaluation:
+    """One pass over the data. variables: as `inference_variables`."""
     counts = [np.zeros((size,), np.int64) for size in autoencoder.quantizer.codebook_sizes]
-    kept: list[dict[str, np.ndarray]] = []
-    keep_every = -(-data.batch_count // PICTURES)
-    for number, batch in enumerate(data.batches()):
-        placed = place_batch(batch, mesh)
-        batch_sums, batch_counts, latents, reconstruction = eval_step(
-            variables, perceptual, placed["image"], placed["mask"]
-        )
-        for total, of_batch in zip(counts, batch_counts, strict=True):
+    figures: list[dict[str, np.ndarray]] = []
+    samples = _Samples(len(data))
+    for batch in data.batches():
+        scored = scorer.score(variables, place_batch(batch, mesh))
+        for total, of_batch in zip(counts, scored.counts, strict=True):
             total += np.asarray(of_batch).astype(np.int64)
-        for name, value in jax.device_get(batch_sums).items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-        if number % keep_every == 0:
-            kept.append(_samples(batch, latents, reconstruction, -(-PICTURES // data.batch_count)))
+        index = {name: batch[name] for name in batch if name == "index"}
+        figures.append(_everywhere(scored.figures | scorer.on_host(batch, scored.reconstruction) | index))
+        samples.look(scorer, batch, scored)
         if progress is not None:
-            progress.update(number + 1)
-    if not sums.get("pictures"):
+            progress.update(samples.seen)
+    if not any(of_batch["mask"].any() for of_batch in figures):
         raise ValueError(
-            f"none of the {len(data)} held-out crops of {data.source} can be read: replace those files, or choose other"
-            " data."
+            f"none of the {len(data)} held-out {data.noun} of {data.source} can be read: replace those files, or choose"
+            " other data."
         )
-    samples = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
-    return _summarise(autoencoder, variables, sums, counts, samples)
+    mask = np.concatenate([of_batch.pop("mask") for of_batch in figures])
+    items = {name: np.concatenate([of_batch[name] for of_batch in figures])[mask] for name in figures[0]}
+    names = [data.keys[i] for i in items.pop("index", np.zeros((0,), int)).tolist()]
+    codes, singular_values, of_codebook = _codebook(autoencoder, variables, counts)
+    return Evaluation(
+        metrics=_means(items, scorer) | of_codebook,
+        counts=counts[0],
+        originals=samples.originals,
+        reconstructions=samples.reconstructions,
+        tokens=np.concatenate(samples.tokens)[:, : codes.shape[1]],  # what a product's first stage sees of them
+        codes=codes,
+        singular_values=singular_values,
+        rows=_rows(names, items),
+    )
 
 
-def _samples(batch, latents, reconstruction, pictures: int) -> dict[str, np.ndarray]:
-    """Some pictures of a batch and some of its tokens, spread over its rows."""
-    real = np.flatnonzero(batch["mask"])
-    rows = real[:: max(len(real) // pictures, 1)][:pictures]
-    tokens = _local(latents)[real].reshape(-1, latents.shape[-1])
-    wanted = TOKENS // PICTURES * pictures
-    return {
-        "originals": batch["image"][rows],
-        "reconstructions": to_uint8(_local(reconstruction)[rows]),
-        "tokens": tokens[:: max(len(tokens) // wanted, 1)][:wanted],
-    }
+class _Samples:
+    """Some originals, reconstructions and tokens, evenly spread over this process's share of the data."""
+
+    def __init__(self, items: int):
+        self._items = max(items // jax.process_count(), 1)
+        self.seen = 0
+        self.originals: list[np.ndarray] = []
+        self.reconstructions: list[np.ndarray] = []
+        self.tokens: list[np.ndarray] = []
+
+    def look(self, scorer, batch, scored: Scored) -> None:
+        real = np.flatnonzero(batch["mask"])
+        place = self.seen + np.arange(len(real))
+        rows = real[place * KEPT // self._items != (place - 1) * KEPT // self._items]
+        originals, reconstructions = scorer.samples(batch, scored, rows)
+        self.originals += list(originals)
+        self.reconstructions += list(reconstructions)
+        tokens = scorer.tokens(batch, scored)
+        wanted = -(-TOKENS * len(real) // self._items)
+        self.tokens.append(tokens[:: max(len(tokens) // max(wanted, 1), 1)][:wanted])
+        self.seen += len(real)
 
 
-def _local(array) -> np.ndarray:
-    """This process's rows of an array split over its rows, in order."""
-    return np.concatenate([np.asarray(shard.data) for shard in _rows(array)])
+def _everywhere(figures: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Figures (b,) of all processes' rows."""
+    return {name: np.asarray(multihost_utils.process_allgather(rows, tiled=True)) for name, rows in figures.items()}
 
 
-def _rows(array):
-    """This process's shards of an array split over its rows, in order, each once."""
-    shards = {shard.index[0].start or 0: shard for shard in array.addressable_shards}
-    return [shards[start] for start in sorted(shards)]
+def _means(items: dict[str, np.ndarray], scorer) -> dict[str, float]:
+    """Means over the items, in float64; of figures that an item may lack, over those that have one."""
+    metrics = {f"eval/{scorer.counted}": float(len(items["commitment"]))}
+    for name, values in items.items():
+        values = values.astype(np.float64)
+        lacking = np.isnan(values) if name in scorer.may_lack else np.zeros(values.shape, bool)
+        if lacking.any():
+            logging.warning(
+                "%d of %d %s have no %s; its mean is over the others.", lacking.sum(), len(values), scorer.counted, name
+            )
+        if lacking.all():
+            continue
+        metrics[f"eval/{name}"] = float(np.mean(values[~lacking]))
+    metrics["eval/token_scale"] = metrics.pop("eval/square_token_scale") ** 0.5
+    if "seconds" in items:
+        metrics["eval/seconds"] = float(np.sum(items["seconds"], dtype=np.float64))
+    return metrics
 
 
-def _summarise(autoencoder, variables, sums, counts, samples) -> Evaluation:
-    pictures = sums.pop("pictures")
-    means = {name: value / pictures for name, value in sums.items()}
+def _rows(names: list[str], items: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    shown = [name for name in items if name != "square_token_scale"]
+    return {key: {name: float(items[name][i]) for name in shown} for i, key in enumerate(names)}
+
+
+def _codebook(autoencoder, variables, counts) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """The (first) codebook, the singular values of its W, and figures of all stages' use."""
     codes = autoencoder.apply(variables, method="codebook")
     codes = codes[0] if isinstance(codes, tuple) else codes
-    transforms = transforms_of(variables["params"])
-    singular_values = np.zeros((0,), np.float32)
-    metrics = {f"eval/{name}": value for name, value in means.items() if name != "square_token_scale"}
-    metrics |= {
+    metrics = {
         "eval/codebook_utilization": float(np.mean([utilization(stage > 0) for stage in counts])),
         "eval/codebook_perplexity": float(np.mean([perplexity(jnp.asarray(stage, jnp.float32)) for stage in counts])),
-        "eval/token_scale": means["square_token_scale"] ** 0.5,
         "eval/code_scale": float(scale(codes)),
-        "eval/pictures": pictures,
         "eval/tokens": float(counts[0].sum()),
     }
     if len(counts) > 1:
         of_stages = {f"eval/codebook_utilization_stage{i}": stage for i, stage in enumerate(counts)}
         metrics |= {name: float(utilization(stage > 0)) for name, stage in of_stages.items()}
+    transforms = transforms_of(variables["params"])
+    singular_values = np.zeros((0,), np.float32)
     if transforms:
         singular_values = np.asarray(jnp.linalg.svd(transforms[0]["kernel"], compute_uv=False))
         metrics["eval/transform_effective_rank"] = float(effective_rank(jnp.asarray(singular_values)))
-    samples["tokens"] = samples["tokens"][:, : codes.shape[1]]  # what a product's first stage sees of them
-    return Evaluation(
-        metrics=metrics, counts=counts[0], codes=np.asarray(codes), singular_values=singular_values, **samples
-    )
+    return np.asarray(codes), singular_values, metrics
 
 
 def evaluate_run(run: Path, data: str | None = None, limit: int = 0) -> Evaluation:
-    """Evaluates the EMA weights of a run's newest checkpoint on all held-out crops of its data, or of `data`.
+    """Evaluates the EMA weights of a run's newest checkpoint on the held-out part of its data, or of `data`.
 
-    limit: crops, evenly spread; 0 = all.
+    limit: crops or recordings, evenly spread; 0 = all.
     """
     tokenizer = load(run)
     config = tokenizer.config
@@ -185,22 +181,33 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0) -> Evaluati
     with jax.set_mesh(mesh):
         variables = jax.device_put(tokenizer.variables, replicated(mesh))
         perceptual = jax.device_put(build_perceptual(config), replicated(mesh))
-        autoencoder = tokenizer.autoencoder
-        return evaluate(
-            autoencoder,
-            make_eval_step(autoencoder),
-            variables,
-            perceptual,
-            eval_data,
-            mesh,
-            Progress(f"evaluate {Path(run).name}", eval_data.batch_count),
-        )
+        scorer = make_scorer(config, tokenizer.autoencoder, perceptual)
+        progress = Progress(f"evaluate {Path(run).name}", len(eval_data))
+        result = evaluate(scorer, tokenizer.autoencoder, variables, eval_data, mesh, progress)
+    if of_sound(config):
+        rate = config.data.sample_rate / samples_a_token(config)
+        result.metrics["eval/bits_per_second"] = bits_per_second(tokenizer.autoencoder.quantizer.codebook_sizes, rate)
+    return result
 
 
 def save_figures(run: Path, data: str, result: Evaluation) -> None:
-    """Writes the figures and the data they are of to RUN/evaluation.json."""
+    """Writes the figures and the data they are of to RUN/evaluation.json, and those of each recording to
+    RUN/evaluation_files.csv."""
     figures = {name: round(value, 6) for name, value in sorted(result.metrics.items())}
     replace_text(Path(run) / "evaluation.json", json.dumps({"data": data, **figures}, indent=2) + "\n")
+    if result.rows:
+        replace_text(Path(run) / "evaluation_files.csv", _table(result.rows))
+
+
+def _table(rows: dict[str, dict[str, float]]) -> str:
+    """CSV, a line a recording; an empty field where it has no such figure."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = list(next(iter(rows.values())))
+    writer.writerow(["file", *names])
+    for key, row in sorted(rows.items()):
+        writer.writerow([key, *("" if np.isnan(row[name]) else f"{row[name]:.6g}" for name in names)])
+    return text.getvalue()
 
 
 def main(run: str, data: str, limit: int) -> None:
@@ -217,7 +224,7 @@ if __name__ == "__main__":
         {"run": cli.REQUIRED, "data": "", "limit": 0},
         {
             "run": "run folder, as runs/quickstart",
-            "data": "photos, folder:PATH or tfds:NAME; by default the run's own",
-            "limit": "crops to evaluate, evenly spread over the set; 0 = all",
+            "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
+            "limit": "crops or recordings to evaluate, evenly spread over the set; 0 = all",
         },
     )

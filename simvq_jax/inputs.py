@@ -1,4 +1,4 @@
-"""From a config to its data: the training stream and the evaluation crops."""
+"""From a config to its data: the training stream, and what is evaluated."""
 
 import contextlib
 from collections.abc import Generator, Iterator
@@ -6,14 +6,18 @@ from collections.abc import Generator, Iterator
 import jax
 import numpy as np
 
-from simvq_jax.data.cuts import picture_cut
-from simvq_jax.data.kinds import pictures
+from simvq_jax.build import example_shape, of_sound
+from simvq_jax.data.cuts import Cut, picture_cut, recording_cut
+from simvq_jax.data.encoded import Source
+from simvq_jax.data.eval_crops import Batch, EvalCrops
+from simvq_jax.data.eval_sounds import EvalSounds
+from simvq_jax.data.kinds import Kind, pictures, recordings
 from simvq_jax.data.pipeline import eval_batches, eval_crops, train_batches
 from simvq_jax.data.sources import SkipLog, open_source
 
 
-def build_train_batches(config, skipped: SkipLog, start_step: int) -> Generator[dict]:
-    """This process's share of the training stream, from `start_step` on."""
+def build_train_batches(config, skipped: SkipLog, start_step: int) -> Generator[Batch]:
+    """This process's share of the training stream, from `start_step` on: one array a batch, (b, *example_shape)."""
     return _train_batches(
         config,
         skipped,
@@ -24,58 +28,75 @@ def build_train_batches(config, skipped: SkipLog, start_step: int) -> Generator[
     )
 
 
-def first_images(config, count: int) -> np.ndarray:
-    """Some training images, the same on every process: uint8 (count, size, size, 3)."""
+def first_examples(config, count: int) -> np.ndarray:
+    """Some training examples, the same on every process: (count, *example_shape)."""
     with contextlib.closing(_train_batches(config, SkipLog(None), batch_size=count)) as batches:
-        return next(batches)["image"]
+        (examples,) = next(batches).values()
+    return examples
 
 
-def _train_batches(config, skipped: SkipLog, **share) -> Generator[dict]:
+def _train_batches(config, skipped: SkipLog, **share) -> Generator[Batch]:
+    source = _open(config, "train", skipped)
+    return train_batches(source, _cut(config), seed=config.seed, threads=config.data.threads, **share)
+
+
+def _kind(config) -> Kind:
     data = config.data
-    cut = picture_cut(
+    return recordings(data.sample_rate, data.max_seconds) if of_sound(config) else pictures(data.max_pixels)
+
+
+def _open(config, split: str, skipped: SkipLog, source: str = "") -> Source:
+    data = config.data
+    return open_source(source or data.source, split, kind=_kind(config), data_dir=data.data_dir, skipped=skipped)
+
+
+def _cut(config) -> Cut:
+    data = config.data
+    if of_sound(config):
+        (samples,) = example_shape(config)
+        return recording_cut(samples=samples, loudness=tuple(data.loudness) if data.vary_loudness else None)
+    return picture_cut(
         size=data.size,
         resize_short=data.resize_short,
         crop=data.crop,
         flip=data.flip,
         crop_scale=tuple(data.crop_scale),
     )
-    source = open_source(data.source, "train", kind=pictures(data.max_pixels), data_dir=data.data_dir, skipped=skipped)
-    return train_batches(source, cut, seed=config.seed, threads=data.threads, **share)
 
 
 class EvalData:
-    """Evaluation crops of a config's source; `batches()` goes over them once."""
+    """What a config's source is evaluated on: crops of its pictures, or its recordings, whole.
+
+    Attributes:
+        source: its name. noun: of what is counted. keys: index -> name of the recordings read so far; {} of crops.
+    """
 
     def __init__(self, config, skipped: SkipLog, source: str = "", limit: int | None = None):
-        """source: instead of the config's. limit: crops, evenly spread, instead of the config's; 0 = all."""
+        """source: instead of the config's. limit: of crops or recordings, evenly spread, instead of the config's; 0 =
+        all."""
         data = config.data
         self._batch_size, self._threads = data.eval_batch_size, data.threads
-        self.source = source or data.source
-        opened = open_source(
-            self.source, "eval", kind=pictures(data.max_pixels), data_dir=data.data_dir, skipped=skipped
-        )
-        self._crops = eval_crops(
-            opened,
-            size=data.size,
-            resize_short=data.resize_short,
-            per_picture=data.eval_crops,
-            limit=data.eval_limit if limit is None else limit,
+        self.source, self.noun = source or data.source, "recordings" if of_sound(config) else "crops"
+        opened, limit = _open(config, "eval", skipped, source), data.eval_limit if limit is None else limit
+        if of_sound(config):
+            self._items: EvalSounds | EvalCrops = EvalSounds(
+                opened, sample_rate=data.sample_rate, limit=limit, batch_size=self._batch_size, threads=data.threads
+            )
+            return
+        self._items = eval_crops(
+            opened, size=data.size, resize_short=data.resize_short, per_picture=data.eval_crops, limit=limit
         )
 
     def __len__(self) -> int:
-        return len(self._crops)
+        return len(self._items)
 
     @property
-    def batch_count(self) -> int:
-        """Batches of a pass, the last one filled up."""
-        return -(-len(self) // self._batch_size)
+    def keys(self) -> dict[int, str]:
+        return self._items.keys if isinstance(self._items, EvalSounds) else {}
 
-    def batches(self) -> Iterator[dict]:
-        """{"image": uint8 (b, size, size, 3), "mask": bool (b,)}."""
-        return eval_batches(
-            self._crops,
-            batch_size=self._batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            threads=self._threads,
-        )
+    def batches(self) -> Iterator[Batch]:
+        """One pass: as of `eval_batches` of pipeline.py, or of `EvalSounds`."""
+        share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        if isinstance(self._items, EvalSounds):
+            return self._items.batches(**share)
+        return eval_batches(self._items, batch_size=self._batch_size, threads=self._threads, **share)

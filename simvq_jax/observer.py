@@ -5,9 +5,10 @@ import time
 
 import jax
 
-from simvq_jax.build import pixels_a_token
+from simvq_jax.build import of_sound, tokens_an_example
 from simvq_jax.drawing.pictures import picture_grid
-from simvq_jax.evaluate import Evaluation, evaluate, make_eval_step
+from simvq_jax.drawing.sounds import mel_picture
+from simvq_jax.evaluate import CONSTANT, Evaluation, evaluate, make_scorer
 from simvq_jax.health import CollapseWatch
 from simvq_jax.inputs import EvalData
 from simvq_jax.progress import Progress
@@ -35,10 +36,10 @@ class Observer:
     def __init__(self, config, workdir, mesh, networks, perceptual, writer, skipped):
         self._config, self._workdir, self._mesh, self._writer = config, workdir, mesh, writer
         self._skipped = skipped
-        self._autoencoder, self._perceptual = networks.autoencoder, perceptual
-        self._eval_step = make_eval_step(networks.autoencoder)
+        self._autoencoder = networks.autoencoder
+        self._scorer = make_scorer(config, networks.autoencoder, perceptual)
         self._eval_data = EvalData(config, skipped)
-        tokens = config.batch_size * (config.data.size // pixels_a_token(config)) ** 2
+        tokens = config.batch_size * tokens_an_example(config)
         self._watch = CollapseWatch(config.quantizer.kind, config.quantizer.codebook_size, tokens)
         self._window: list[dict] = []
         self._since, self._examples = 0.0, 0
@@ -91,22 +92,20 @@ class Observer:
         """Evaluates the EMA weights; writes figures, W's spectrum and pictures."""
         began = time.monotonic()
         variables = inference_variables(state)
-        result = evaluate(
-            self._autoencoder,
-            self._eval_step,
-            variables,
-            self._perceptual,
-            self._eval_data,
-            self._mesh,
-        )
-        constant = ("eval/pictures", "eval/tokens")
-        self._writer.write_scalars(step, {k: v for k, v in result.metrics.items() if k not in constant})
+        result = evaluate(self._scorer, self._autoencoder, variables, self._eval_data, self._mesh)
+        self._writer.write_scalars(step, {k: v for k, v in result.metrics.items() if k not in CONSTANT})
         if result.singular_values.size:
             self._writer.write_histograms(step, {"eval/transform_singular_values": result.singular_values})
-        pairs = picture_grid([result.originals[:8], result.reconstructions[:8]])
-        self._writer.write_images(step, {"eval/original_over_reconstruction": pairs[..., :3]})
+        self._writer.write_images(step, {"eval/original_over_reconstruction": self._pairs(result)[..., :3]})
         self._since += time.monotonic() - began  # throughput is that of training alone
         return result
+
+    def _pairs(self, result: Evaluation):
+        rows = [result.originals[:8], result.reconstructions[:8]]
+        if of_sound(self._config):
+            rate = self._config.data.sample_rate
+            rows = [[mel_picture(sound, rate) for sound in row[:4]] for row in rows]
+        return picture_grid(rows)
 
     def end(self, step: int) -> None:
         """Writes the row under way, and says what is left to do and what was left out."""

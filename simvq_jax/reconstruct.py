@@ -1,32 +1,55 @@
-"""Reconstructions of a folder of images: `python -m simvq_jax.reconstruct --run=RUN --inputs=FOLDER --out=FOLDER`.
+"""Reconstructions of a folder: `python -m simvq_jax.reconstruct --run=RUN --inputs=FOLDER --out=FOLDER`.
 
-Images may have any size and mode; each is written as a PNG of the same size under the same relative name.
+Images may have any size and mode; each is written as a PNG of the same size under the same relative name. Sounds may
+have any length, rate and number of channels; each is written as a mono FLAC at the model's rate.
 """
 
 import os
 from collections import Counter
+from collections.abc import Callable, Set
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from simvq_jax import cli
-from simvq_jax.api import Tokenizer, load
-from simvq_jax.data.files import list_files
-from simvq_jax.data.images import EXTENSIONS, UnreadableImage, decode_image, to_uint8
+from simvq_jax.api import ImageTokenizer, SoundTokenizer, Tokenizer, load
+from simvq_jax.data import images, sounds
+from simvq_jax.data.files import Unreadable, list_files
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.progress import Progress
 
 
-def reconstruct_folder(tokenizer: Tokenizer, inputs: Path, out: Path, max_pixels: int) -> SkipLog:
-    """Reconstructs every image of a tree, or one file; returns the log of those that could not be read.
+class Form(NamedTuple):
+    """noun, extensions: of the files read. suffix: of those written. convert: reads a file and writes its
+    reconstruction; raises `Unreadable`."""
 
-    Every new size compiles once, so images of one size go fastest. Raises FileNotFoundError or ValueError where
-    there is nothing to reconstruct, or where `out` would overwrite the inputs.
+    noun: str
+    extensions: Set[str]
+    suffix: str
+    convert: Callable[[Path, Path], None]
+
+
+def form_of(tokenizer: Tokenizer, max_pixels: int, max_seconds: float) -> Form:
+    """Of pictures or sound, as the tokenizer is. max_pixels, max_seconds: of a file."""
+    if isinstance(tokenizer, SoundTokenizer):
+        of_sound = tokenizer
+        return Form("sound", sounds.EXTENSIONS, ".flac", lambda file, out: _sound(of_sound, file, out, max_seconds))
+    assert isinstance(tokenizer, ImageTokenizer)
+    of_images = tokenizer
+    return Form("image", images.EXTENSIONS, ".png", lambda file, out: _picture(of_images, file, out, max_pixels))
+
+
+def reconstruct_folder(form: Form, inputs: Path, out: Path) -> SkipLog:
+    """Reconstructs every file of a tree, or one; returns the log of those that could not be read.
+
+    Every new size of a picture compiles once, so pictures of one size go fastest. Raises FileNotFoundError or
+    ValueError where there is nothing to reconstruct, or where `out` would overwrite the inputs.
     """
     root = inputs.parent if inputs.is_file() else inputs
-    files = [inputs] if inputs.is_file() else list_files(inputs, EXTENSIONS, "image")
-    targets = _targets(files, root, out)
+    files = [inputs] if inputs.is_file() else list_files(inputs, form.extensions, form.noun)
+    targets = _targets(files, root, out, form.suffix)
     overwritten = {target.resolve() for target in targets} & {file.resolve() for file in files}
     if out.resolve() == root.resolve() or overwritten:
         raise ValueError(f"{out} is the folder of the inputs: give another --out, so that none is overwritten.")
@@ -34,35 +57,44 @@ def reconstruct_folder(tokenizer: Tokenizer, inputs: Path, out: Path, max_pixels
     skipped = SkipLog(out / "skipped_files.txt")
     progress = Progress("reconstruct", len(files))
     for number, (file, target) in enumerate(zip(files, targets, strict=True), start=1):
+        fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _reconstruct_file(tokenizer, file, target, max_pixels)
-        except UnreadableImage as error:
+            form.convert(file, fresh)
+            fresh.replace(target)
+        except Unreadable as error:
             skipped.record(str(file.relative_to(root)), str(error))
         progress.update(number)
     return skipped
 
 
-def _targets(files: list[Path], root: Path, out: Path) -> list[Path]:
-    """PNG names; a.jpg and a.png in one folder keep their suffixes, so that neither overwrites the other."""
-    plain = [out / file.relative_to(root).with_suffix(".png") for file in files]
-    full = [out / f"{file.relative_to(root)}.png" for file in files]
+def _targets(files: list[Path], root: Path, out: Path, suffix: str) -> list[Path]:
+    """Names of the results; a.jpg and a.png in one folder keep their suffixes, so that neither overwrites the other."""
+    plain = [out / file.relative_to(root).with_suffix(suffix) for file in files]
+    full = [out / f"{file.relative_to(root)}{suffix}" for file in files]
     times = Counter(plain)
     targets = [short if times[short] == 1 else long for short, long in zip(plain, full, strict=True)]
     return targets if len(set(targets)) == len(files) else full  # with a.jpg.png beside them, all keep their suffixes
 
 
-def _reconstruct_file(tokenizer: Tokenizer, file: Path, target: Path, max_pixels: int) -> None:
-    image = decode_image(file, max_pixels)
-    reconstruction = to_uint8(np.asarray(tokenizer.reconstruct(image[None])[0]))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    Image.fromarray(reconstruction).save(fresh, format="PNG")
-    fresh.replace(target)
+def _picture(tokenizer: ImageTokenizer, file: Path, out: Path, max_pixels: int) -> None:
+    image = images.decode_image(file, max_pixels)
+    reconstruction = images.to_uint8(np.asarray(tokenizer.reconstruct(image[None])[0]))
+    Image.fromarray(reconstruction).save(out, format="PNG")
 
 
-def main(run: str, inputs: str, out: str, max_pixels: int) -> None:
+def _sound(tokenizer: SoundTokenizer, file: Path, out: Path, max_seconds: float) -> None:
+    import soundfile
+
+    sound = sounds.decode_sound(file, tokenizer.sample_rate, max_seconds)
+    reconstruction = np.asarray(tokenizer.reconstruct(sound[None])[0])
+    soundfile.write(out, reconstruction, tokenizer.sample_rate, format="FLAC", subtype="PCM_16")
+
+
+def main(run: str, inputs: str, out: str, max_pixels: int, max_seconds: float) -> None:
     """Command line of `reconstruct_folder`."""
-    skipped = reconstruct_folder(load(run), Path(inputs), Path(out), max_pixels)
+    form = form_of(load(run), max_pixels, max_seconds)
+    skipped = reconstruct_folder(form, Path(inputs), Path(out))
     if skipped.count:
         print(f"{skipped.count} file(s) could not be read and are listed in {Path(out) / 'skipped_files.txt'}")
 
@@ -70,11 +102,18 @@ def main(run: str, inputs: str, out: str, max_pixels: int) -> None:
 if __name__ == "__main__":
     cli.run_main(
         main,
-        {"run": cli.REQUIRED, "inputs": cli.REQUIRED, "out": cli.REQUIRED, "max_pixels": 16_777_216},
+        {
+            "run": cli.REQUIRED,
+            "inputs": cli.REQUIRED,
+            "out": cli.REQUIRED,
+            "max_pixels": 16_777_216,
+            "max_seconds": 600.0,
+        },
         {
             "run": "run folder, as runs/quickstart",
-            "inputs": "folder of images, searched through, or one image",
+            "inputs": "folder of images or sounds, as the run is of, searched through; or one file",
             "out": "folder for the reconstructions",
             "max_pixels": "larger images are skipped and listed; raise it where memory allows",
+            "max_seconds": "longer sounds are skipped and listed; raise it where memory allows",
         },
     )

@@ -1,7 +1,7 @@
 """One self-contained `report.html` of a training run: `python -m simvq_jax.report --run=runs/quickstart`.
 
-The page needs no network and no script. It shows the headline figures, pictures, curves, code usage, the
-transform's spectrum over training, tokens over codes, and the config.
+The page needs no network and no script. It shows the headline figures, pictures or sounds beside their
+reconstructions, curves, code usage, the transform's spectrum over training, tokens over codes, and the config.
 """
 
 import json
@@ -16,10 +16,24 @@ from simvq_jax.drawing import charts, curves, page
 from simvq_jax.drawing.axes import number
 from simvq_jax.drawing.curves import SPECTRUM, Metrics, read_metrics
 from simvq_jax.drawing.pictures import DEAD, TOKEN, USED, picture_grid, png_data_uri, project, scatter_png
+from simvq_jax.drawing.sounds import mel_picture, player, waveform
 from simvq_jax.evaluate import Evaluation, evaluate_run, save_figures
 from simvq_jax.files import replace_text
 
 SKIPPED_SHOWN = 50
+SOUNDS_SHOWN = 8
+HEADLINE = (
+    ("eval/psnr", "PSNR", "{:.2f} dB"),
+    ("eval/ssim", "SSIM", "{:.4f}"),
+    ("eval/lpips", "LPIPS", "{:.4f}"),
+    ("eval/mel_distance", "mel distance", "{:.3f}"),
+    ("eval/stoi", "STOI", "{:.3f}"),
+    ("eval/pesq", "PESQ", "{:.2f}"),
+    ("eval/si_sdr", "SI-SDR", "{:.1f} dB"),
+    ("eval/bits_per_second", "bits per second", "{:,.0f}"),
+    ("eval/codebook_utilization", "codebook utilization", "{:.1%}"),
+    ("eval/codebook_perplexity", "codebook perplexity", "{:,.0f}"),
+)
 
 
 def write_report(run: Path, evaluation: Evaluation) -> Path:
@@ -40,7 +54,7 @@ def _document(run: Path, config: dict[str, Any], metrics: Metrics, evaluation: E
     sections = [
         _headline(config, metrics, evaluation),
         _damage_note(metrics),
-        page.section("Originals over reconstructions", _pairs(evaluation)),
+        page.section("Originals over reconstructions", _pairs(config, evaluation)),
         page.section("Curves", page.grid(curves.draw(metrics))),
         page.section("Other curves", page.grid(curves.draw_others(metrics))),
         page.section("Codebook", _codebook(metrics, evaluation)),
@@ -52,13 +66,7 @@ def _document(run: Path, config: dict[str, Any], metrics: Metrics, evaluation: E
 def _headline(config: dict[str, Any], metrics: Metrics, evaluation: Evaluation) -> str:
     values, size = evaluation.metrics, len(evaluation.counts)
     cells = []
-    for name, label, pattern in (
-        ("eval/psnr", "PSNR", "{:.2f} dB"),
-        ("eval/ssim", "SSIM", "{:.4f}"),
-        ("eval/lpips", "LPIPS", "{:.4f}"),
-        ("eval/codebook_utilization", "codebook utilization", "{:.1%}"),
-        ("eval/codebook_perplexity", "codebook perplexity", "{:,.0f}"),
-    ):
+    for name, label, pattern in HEADLINE:
         if name in values:
             cells.append((label, pattern.format(values[name])))
     if "eval/codebook_perplexity" in values:
@@ -94,7 +102,28 @@ def _damage_note(metrics: Metrics) -> str:
     )
 
 
-def _pairs(evaluation: Evaluation) -> str:
+def _pairs(config: dict[str, Any], evaluation: Evaluation) -> str:
+    if len(evaluation.originals) and evaluation.originals[0].ndim == 1:
+        return _sounds(evaluation, config["data"]["sample_rate"])
+    return _pictures(evaluation)
+
+
+def _sounds(evaluation: Evaluation, rate: int) -> str:
+    """Waveforms, mel spectrograms and players, a card a recording."""
+    pairs = list(zip(evaluation.originals, evaluation.reconstructions, strict=True))
+    step = max(len(pairs) // SOUNDS_SHOWN, 1)
+    cards = []
+    for pair in pairs[::step][:SOUNDS_SHOWN]:
+        rows = []
+        for sound, label, series in zip(pair, ("original", "reconstruction"), (0, 1), strict=True):
+            picture = f'<img src="{png_data_uri(mel_picture(sound, rate))}" alt="mel spectrogram of the {label}">'
+            wave = waveform(sound, f"var(--series-{series})")
+            rows.append(f"<h3>{label}, {len(sound) / rate:.1f} s</h3>{wave}{picture}{player(sound, rate, label)}")
+        cards.append(f'<div class="sound">{"".join(rows)}</div>')
+    return page.grid(cards)
+
+
+def _pictures(evaluation: Evaluation) -> str:
     figures = []
     for original, reconstruction in zip(evaluation.originals, evaluation.reconstructions, strict=True):
         error = np.mean((original.astype(np.float64) - reconstruction) ** 2)
@@ -167,6 +196,6 @@ if __name__ == "__main__":
         {"run": cli.REQUIRED, "data": ""},
         help={
             "run": "folder of the training run",
-            "data": "pictures to evaluate on; by default those of the run",
+            "data": "pictures or recordings to evaluate on; by default those of the run",
         },
     )

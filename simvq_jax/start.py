@@ -5,7 +5,7 @@ from absl import logging
 
 from simvq_jax import build
 from simvq_jax.checkpoint import Checkpointer
-from simvq_jax.inputs import first_images
+from simvq_jax.inputs import first_examples
 from simvq_jax.mesh import state_sharding
 from simvq_jax.quantize import SimVQ
 from simvq_jax.quantize.basis import check_features
@@ -16,8 +16,8 @@ from simvq_jax.step import as_float
 def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh) -> TrainState:
     """The restored state, or a new one; made in place on its devices."""
 
-    def init(key, images=None):
-        return build.build_state(config, networks, optimizers, key, images)
+    def init(key, examples=None):
+        return build.build_state(config, networks, optimizers, key, examples)
 
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(init, key)
@@ -31,23 +31,23 @@ def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh)
     quantizer = networks.autoencoder.quantizer
     if isinstance(quantizer, SimVQ) and quantizer.basis_file is not None:
         check_features(quantizer.basis_file, quantizer.basis_shape)
-    images = _images_for(config, quantizer.start_tokens)
+    examples = _examples_for(config, quantizer.start_tokens)
     # A program that runs once: optimising its many random draws would take ten times longer than it saves.
     quick = {"xla_backend_optimization_level": 0}
-    return jax.jit(init, out_shardings=shardings, compiler_options=quick)(key, images)
+    return jax.jit(init, out_shardings=shardings, compiler_options=quick)(key, examples)
 
 
-def _images_for(config, tokens: int):
-    """Training images with about as many tokens, a batch of them at most: (n, size, size, 3); None of 0 tokens."""
+def _examples_for(config, tokens: int):
+    """Training examples with about as many tokens, a batch of them at most: (n, ...); None of 0 tokens."""
     if not tokens:
         return None
-    of_an_image = (config.data.size // build.pixels_a_token(config)) ** 2
-    count = min(-(-tokens // of_an_image), config.batch_size)
-    if config.quantizer.codebook_init == "kmeans" and count * of_an_image < config.quantizer.codebook_size:
+    of_each = build.tokens_an_example(config)
+    count = min(-(-tokens // of_each), config.batch_size)
+    if config.quantizer.codebook_init == "kmeans" and count * of_each < config.quantizer.codebook_size:
         logging.warning(
             "k-means starts %d codes from the %d tokens of a batch, so some start alike: raise batch_size, or set"
             " quantizer.restart_after.",
             config.quantizer.codebook_size,
-            count * of_an_image,
+            count * of_each,
         )
-    return as_float(first_images(config, count))
+    return as_float(first_examples(config, count))

@@ -32,16 +32,16 @@ class TrainState:
     skipped_in_a_row: jax.Array
 
 
-def create_state(key, autoencoder, discriminator, generator_optimizer, discriminator_optimizer, image) -> TrainState:
-    """Initial state. discriminator: module or None. image: (n, h, w, 3); its values matter where codes start from
-    tokens."""
+def create_state(key, autoencoder, discriminator, generator_optimizer, discriminator_optimizer, examples) -> TrainState:
+    """Initial state. discriminator: module or None. examples: (n, ...) of what training takes; their values matter
+    where codes start from tokens."""
     generator_key, discriminator_key, quantizer_key = jax.random.split(key, 3)
-    variables = autoencoder.init({"params": generator_key, "quantizer": quantizer_key}, image)
+    variables = autoencoder.init({"params": generator_key, "quantizer": quantizer_key}, examples)
     params = variables["params"]
     if discriminator is None:
         adversary = Player({}, {})
     else:
-        weights = discriminator.init(discriminator_key, image)["params"]
+        weights = discriminator.init(discriminator_key, examples)["params"]
         adversary = Player(weights, discriminator_optimizer.init(weights))
     zero = jnp.zeros((), jnp.int32)
     return TrainState(

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from simvq_jax.health import usage_figures
-from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, lecam_penalty, lecam_update
-from simvq_jax.losses.perceptual import lpips
+from simvq_jax.losses.adversarial import lecam_penalty, lecam_update
+from simvq_jax.losses.objectives import Objective
 from simvq_jax.metrics.codebook import scale, spread
 from simvq_jax.models.tokenizer import Autoencoder
 from simvq_jax.optim import scale_factors, scale_transforms, transforms_of
@@ -22,16 +22,14 @@ ADAPTIVE_LIMIT = 1e4  # VQGAN's clamp of the ratio of gradient norms
 
 
 class LossWeights(NamedTuple):
-    """Weights of the generator's loss terms, and how the adversarial part is formed."""
+    """How the quantizer's loss and the adversarial game are weighed against the objective's reconstruction loss.
 
-    l1: float
-    l2: float
-    lpips: float
+    discriminator_start: first step of the game. adaptive: see VQGAN (Esser et al., 2021, 2012.09841), eq. 7.
+    """
+
     quantizer: float
     adversarial: float = 0.0
     adaptive: bool = False
-    generator_loss: str = "non_saturating"
-    discriminator_loss: str = "hinge"
     discriminator_start: int = 0
     lecam: float = 0.0
 
@@ -53,6 +51,7 @@ class Optimizers(NamedTuple):
 def make_train_step(
     networks: Networks,
     optimizers: Optimizers,
+    objective: Objective,
     weights: LossWeights,
     *,
     seed: int,
@@ -60,9 +59,10 @@ def make_train_step(
     accumulate: int = 1,
     schedules: Mapping[str, optax.Schedule] = MappingProxyType({}),
 ):
-    """Builds `(state, images, perceptual) -> (state, metrics)`.
+    """Builds `(state, batch, perceptual) -> (state, metrics)`.
 
-    images: (batch, h, w, 3) uint8 or float in [-1, 1]; perceptual: LPIPS parameters, {} without.
+    batch: images (b, h, w, 3), uint8 or float in [-1, 1], or sound (b, samples), as the objective is of;
+    perceptual: LPIPS parameters, {} without.
     Gradients are averaged over `accumulate` micro-batches by one scan. A step whose losses or gradients are not
     finite leaves everything but `step` and the counts of skipped steps as it was. schedules: name -> learning rate by
     step, to be told among the metrics.
@@ -70,35 +70,34 @@ def make_train_step(
 
     autoencoder, discriminator = networks
 
-    def logits_of(params, images) -> jax.Array:
+    def judge(params, x):
         assert discriminator is not None
-        return jnp.asarray(discriminator.apply({"params": params}, images))
+        return discriminator.apply({"params": params}, x)
 
-    def micro_step(state: TrainState, stats, images, key, perceptual):
+    def micro_step(state: TrainState, stats, x, key, perceptual):
         """Gradients and figures of one micro-batch, and the codebook statistics after it."""
         generator_grads, (out, stats, figures) = jax.grad(generator_loss, has_aux=True)(
-            state.generator.params, state, stats, images, key, perceptual
+            state.generator.params, state, stats, x, key, perceptual
         )
         if discriminator is None:
             return stats, (generator_grads, {}, state.lecam, figures)
         reconstruction = jax.lax.stop_gradient(out.reconstruction)
         discriminator_grads, (logits, more) = jax.grad(discriminator_loss, has_aux=True)(
-            state.discriminator.params, state, images, reconstruction
+            state.discriminator.params, state, x, reconstruction
         )
         return stats, (generator_grads, discriminator_grads, logits, figures | more)
 
-    def generator_loss(params, state: TrainState, stats, images, key, perceptual):
+    def generator_loss(params, state: TrainState, stats, x, key, perceptual):
         variables = {"params": params, "codebook": state.codebook, "codebook_stats": stats}
-        out, changed = autoencoder.apply(
-            variables, images, train=True, mutable=["codebook_stats"], rngs={"quantizer": key}
-        )
-        reconstruct, terms = reconstruction_loss(out.reconstruction, images, perceptual)
+        rngs = {"quantizer": key, "dropout": jax.random.fold_in(key, 1)}
+        out, changed = autoencoder.apply(variables, x, train=True, mutable=["codebook_stats"], rngs=rngs)
+        reconstruct, terms = objective.reconstruction(out.reconstruction, x, perceptual)
         loss = reconstruct + weights.quantizer * out.quantized.loss
         if discriminator is not None:
-            weight = adversarial_weight(params, out, state, images, perceptual)
-            adversarial = adversarial_loss(state, out.reconstruction)
+            weight = adversarial_weight(params, out, state, x, perceptual)
+            adversarial, more = adversarial_loss(state, x, out.reconstruction)
             loss += weight * adversarial
-            terms |= {"adversarial": adversarial, "adversarial_weight": weight}
+            terms |= more | {"adversarial": adversarial, "adversarial_weight": weight}
         figures = terms | {
             "loss": loss,
             "commitment": out.quantized.losses["commitment"],
@@ -109,23 +108,12 @@ def make_train_step(
         }
         return loss, (out, changed["codebook_stats"], figures)
 
-    def reconstruction_loss(reconstruction, images, perceptual):
-        difference = reconstruction - images
-        terms = {"l1": jnp.mean(jnp.abs(difference)), "l2": jnp.mean(difference**2)}
-        loss = weights.l1 * terms["l1"] + weights.l2 * terms["l2"]
-        if weights.lpips > 0 and perceptual:
-            terms["lpips"] = jnp.mean(lpips(perceptual, images, reconstruction))
-            loss += weights.lpips * terms["lpips"]
-        return loss, terms
+    def adversarial_loss(state: TrainState, x, reconstruction):
+        real = judge(state.discriminator.params, x) if objective.compares else None
+        return objective.adversarial(real, judge(state.discriminator.params, reconstruction))
 
-    def adversarial_loss(state: TrainState, reconstruction):
-        return GENERATOR_LOSSES[weights.generator_loss](logits_of(state.discriminator.params, reconstruction))
-
-    def adversarial_weight(params, out, state: TrainState, images, perceptual):
-        """Zero before the start step; with `adaptive`, times the ratio of gradient norms at the last layer.
-
-        VQGAN (Esser et al., 2021, 2012.09841), eq. 7.
-        """
+    def adversarial_weight(params, out, state: TrainState, x, perceptual):
+        """Zero before the start step; with `adaptive`, times the ratio of gradient norms at the last layer."""
         started = (state.step >= weights.discriminator_start).astype(jnp.float32)
         if not weights.adaptive:
             return started * weights.adversarial
@@ -136,43 +124,44 @@ def make_train_step(
             pixels = autoencoder.decoder.apply({"params": {"conv_out": layer}}, features, method="to_pixels")
             return jnp.asarray(pixels, jnp.float32)
 
-        of_reconstruction = jax.grad(lambda layer: reconstruction_loss(to_pixels(layer), images, perceptual)[0])
-        of_adversary = jax.grad(lambda layer: adversarial_loss(state, to_pixels(layer)))
+        of_reconstruction = jax.grad(lambda layer: objective.reconstruction(to_pixels(layer), x, perceptual)[0])
+        of_adversary = jax.grad(lambda layer: adversarial_loss(state, x, to_pixels(layer))[0])
         ratio = jnp.linalg.norm(of_reconstruction(last_layer)["kernel"].ravel()) / (
             jnp.linalg.norm(of_adversary(last_layer)["kernel"].ravel()) + 1e-4
         )
         ratio = jax.lax.stop_gradient(jnp.clip(ratio, 0.0, ADAPTIVE_LIMIT))
         return started * weights.adversarial * ratio
 
-    def discriminator_loss(params, state: TrainState, images, reconstruction):
-        real, fake = logits_of(params, images), logits_of(params, reconstruction)
-        loss = DISCRIMINATOR_LOSSES[weights.discriminator_loss](real, fake)
-        figures = {"discriminator_loss": loss, "logits_real": jnp.mean(real), "logits_fake": jnp.mean(fake)}
+    def discriminator_loss(params, state: TrainState, x, reconstruction):
+        of_real, of_fake = judge(params, x), judge(params, reconstruction)
+        loss, terms = objective.discriminator(of_real, of_fake)
+        real, fake = objective.logits(of_real), objective.logits(of_fake)
+        logits = {"real": jnp.mean(real), "fake": jnp.mean(fake)}
+        figures = terms | {"discriminator_loss": loss, "logits_real": logits["real"], "logits_fake": logits["fake"]}
         if weights.lecam > 0:
             means = jax.lax.stop_gradient(lecam_update(state.lecam, real, fake))
             figures["lecam"] = lecam_penalty(means, real, fake)
             loss += weights.lecam * figures["lecam"]
         started = (state.step >= weights.discriminator_start).astype(jnp.float32)
-        logits = {"real": jnp.mean(real), "fake": jnp.mean(fake)}
         return started * loss, (logits, figures)
 
-    def all_micro_steps(state: TrainState, images, key, perceptual):
+    def all_micro_steps(state: TrainState, x, key, perceptual):
         if accumulate == 1:
-            return micro_step(state, state.codebook_stats, images, key, perceptual)
+            return micro_step(state, state.codebook_stats, x, key, perceptual)
         # Row i of every run of `accumulate` rows: each device keeps its own rows.
-        micro = images.reshape(-1, accumulate, *images.shape[1:]).swapaxes(0, 1)
+        micro = x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
         def body(stats, inputs):
-            images, key = inputs
-            return micro_step(state, stats, images, key, perceptual)
+            x, key = inputs
+            return micro_step(state, stats, x, key, perceptual)
 
         stats, results = jax.lax.scan(body, state.codebook_stats, (micro, jax.random.split(key, accumulate)))
         return stats, jax.tree.map(lambda a: jnp.mean(a, axis=0), results)
 
-    def train_step(state: TrainState, images, perceptual):
+    def train_step(state: TrainState, batch, perceptual):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        images = as_float(images)
-        stats, (generator_grads, discriminator_grads, logits, figures) = all_micro_steps(state, images, key, perceptual)
+        x = as_float(batch)
+        stats, (generator_grads, discriminator_grads, logits, figures) = all_micro_steps(state, x, key, perceptual)
 
         moved = replace(
             state,
@@ -208,9 +197,9 @@ def make_train_step(
     return train_step
 
 
-def as_float(images):
+def as_float(x):
     """uint8 -> float32 in [-1, 1]; floats pass."""
-    return images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
+    return x.astype(jnp.float32) / 127.5 - 1.0 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
 
 
 def advance(optimizer, player: Player, grads, **figures) -> Player:

@@ -140,8 +140,8 @@ def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkp
         observe.begin(state, start, last)
         step, pending = start, None
         while step < last:
-            batch = place_batch(next(batches), mesh)
-            state, metrics = step_fn(state, batch["image"], perceptual)
+            (batch,) = place_batch(next(batches), mesh).values()
+            state, metrics = step_fn(state, batch, perceptual)
             step += 1
             if step % config.log_every == 0:
                 metrics |= rank_figures(state.generator.params)

@@ -1,14 +1,18 @@
 """Every test runs on eight simulated CPU devices, with rank promotion forbidden and warnings as errors."""
 
 import os
+from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Toy programs run in milliseconds whatever their code, and compile five times faster unoptimised.
+# Toy programs run in milliseconds whatever their code, and compile ten times faster unoptimised.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        # Newer versions know no such flag, and refuse to start with one.
+        "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
     ]
 )
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the compilation cache compares CPU features aloud
@@ -17,15 +21,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+# Tests build the same small programs over and over: each compiles once a session, in processes they start as well.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="simvq_jax_tests_")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
 import jax
 import pytest
 from absl import flags
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tests build the same small programs over and over: each compiles once a session.
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="simvq_jax_tests_"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 if not flags.FLAGS.is_parsed():  # grain reads absl flags
     flags.FLAGS.mark_as_parsed()
 

@@ -109,7 +109,9 @@ def test_reconstructions_are_clipped(tokenizer):
         **params["decoder"],
         "conv_out": jax.tree.map(lambda a: 100 * a, params["decoder"]["conv_out"]),
     }
-    loud = simvq_jax.Tokenizer(tokenizer.autoencoder, {**tokenizer.variables, "params": params}, tokenizer.config, 0)
+    loud = simvq_jax.ImageTokenizer(
+        tokenizer.autoencoder, {**tokenizer.variables, "params": params}, tokenizer.config, 0
+    )
     out = loud.reconstruct(pictures())
     assert float(out.max()) == 1.0 and float(out.min()) == -1.0
 

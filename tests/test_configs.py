@@ -9,6 +9,7 @@ import pytest
 from configs import common
 from simvq_jax import build
 from simvq_jax.cli import flatten
+from simvq_jax.losses.objectives import SoundObjective
 
 FOLDER = Path(common.__file__).parent
 FILES = sorted(file for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "common", "recipes"))
@@ -20,6 +21,7 @@ ARGUMENTS = {
     "imagenet128_simvq": [*SIZES, "65k,paper"],
     "imagenet128_vq": [*SIZES, "65k,paper"],
     "imagenet128_vit": [*SIZES, "65k,paper"],
+    "libritts24k_simvq": ["4k", "8k", "65k", "262k", "65k,paper"],
 }
 CASES = [(file, argument) for file in FILES for argument in [None, *ARGUMENTS.get(file.stem, [])]]
 
@@ -45,7 +47,12 @@ def test_a_config_builds_at_full_size(file, argument):
     config = config_of(file, argument)
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
     weights = build.build_loss_weights(config)
-    assert weights.quantizer > 0 and weights.l1 + weights.l2 > 0
+    objective = build.build_objective(config)
+    assert weights.quantizer > 0
+    if isinstance(objective, SoundObjective):
+        assert objective.mel > 0
+    else:
+        assert objective.l1 + objective.l2 > 0
     state = jax.eval_shape(lambda key: build.build_state(config, networks, optimizers, key), jax.random.key(0))
     size, dim = config.quantizer.codebook_size, config.quantizer.dim
     if config.quantizer.kind == "vq":
@@ -55,7 +62,7 @@ def test_a_config_builds_at_full_size(file, argument):
         assert state.generator.params["quantizer"]["transform"]["kernel"].shape == (dim, dim)
     assert state.codebook_stats["quantizer"]["age"].shape == (size,)
     assert bool(state.discriminator.params) == config.discriminator.enabled
-    assert config.data.size % build.pixels_a_token(config) == 0
+    build.check_ranges(config)
     assert config.data.resize_short == 0 or config.data.resize_short >= config.data.size
 
 

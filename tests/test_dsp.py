@@ -86,3 +86,11 @@ def test_bfloat16_sound_is_measured_in_float32():
 def test_what_cannot_be_is_told_in_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_spectra_of_unequal_lengths_are_those_of_each_alone():
+    x, lengths = noise(3, 700), np.array([700, 333, 40])
+    together = dsp.stft(x, 64, 16, dsp.hann(64), jnp.array(lengths))
+    for item, length in enumerate(lengths):
+        alone = dsp.stft(x[item, :length], 64, 16, dsp.hann(64))
+        np.testing.assert_allclose(together[item, : length // 16 + 1], alone, atol=1e-4)

@@ -17,7 +17,7 @@ LAYERS = [
     ("simvq_jax.files", set()),
     ("simvq_jax.progress", set()),
     ("simvq_jax.cli", set()),
-    ("simvq_jax.drawing", set()),
+    ("simvq_jax.drawing", {"dsp"}),
     ("simvq_jax.data", {"cli"}),
     ("simvq_jax.quantize", {"search"}),
     ("simvq_jax.models.layers", set()),
@@ -25,7 +25,7 @@ LAYERS = [
     ("simvq_jax.models", {"dsp", "models.layers", "quantize"}),
     ("simvq_jax.discriminators", {"dsp", "models.layers"}),
     ("simvq_jax.losses", {"dsp", "models.layers", "models.pretrained"}),
-    ("simvq_jax.metrics", {"models.pretrained", "losses.perceptual"}),
+    ("simvq_jax.metrics", {"dsp", "models.pretrained", "losses.perceptual"}),
     ("simvq_jax.state", {"mesh"}),
     ("simvq_jax.optim", {"mesh"}),
     ("simvq_jax.checkpoint", {"mesh", "state"}),
@@ -34,7 +34,19 @@ LAYERS = [
     ("simvq_jax.step", {"health", "losses", "metrics", "models", "optim", "quantize", "state"}),
 ]
 # Above these, order in the list is all there is: each may import every place before it.
-ENTRY_POINTS = ["build", "inputs", "api", "evaluate", "report", "compare", "observer", "start", "train", "reconstruct"]
+ENTRY_POINTS = [
+    "build",
+    "inputs",
+    "api",
+    "scoring",
+    "evaluate",
+    "report",
+    "compare",
+    "observer",
+    "start",
+    "train",
+    "reconstruct",
+]
 
 
 def module_of(path: Path) -> str:
@@ -57,9 +69,9 @@ def allowed_for(module: str) -> set[str] | None:
     for place, allowed in LAYERS:
         if module == place or module.startswith(f"{place}."):
             return {place, *(f"simvq_jax.{name}" for name in allowed)}
-    name = module.removeprefix("simvq_jax.")
+    name = module.removeprefix("simvq_jax.").partition(".")[0]
     if name in ENTRY_POINTS:
-        above = ENTRY_POINTS[: ENTRY_POINTS.index(name)]
+        above = ENTRY_POINTS[: ENTRY_POINTS.index(name) + 1]
         return {place for place, _ in LAYERS} | {f"simvq_jax.{entry}" for entry in above}
     return None
 

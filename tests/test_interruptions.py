@@ -20,7 +20,8 @@ STEPS = {"steps": 60, "eval_every": 30, "checkpoint_every": 10, "discriminator__
 
 
 def start(run: Path, **overrides) -> subprocess.Popen:
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    one_device = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
+    environment = os.environ | {"XLA_FLAGS": one_device}
     command = [*TRAIN, *flags_of(**STEPS | overrides), f"--workdir={run}"]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 

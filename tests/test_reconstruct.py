@@ -6,7 +6,7 @@ from PIL import Image
 
 from simvq_jax import api, reconstruct
 from simvq_jax.data.images import decode_image, to_uint8
-from simvq_jax.reconstruct import reconstruct_folder
+from simvq_jax.reconstruct import form_of, reconstruct_folder
 
 LIMIT = 10_000
 
@@ -34,7 +34,7 @@ def test_every_mode_and_size_comes_back_as_a_png_of_its_size(tokenizer, tmp_path
     modes = {"grey.png": "L", "palette.gif": "P", "cmyk.jpg": "CMYK"}
     for name, size in sizes.items():
         save(inputs / name, modes.get(name, "RGB"), size)
-    assert reconstruct_folder(tokenizer, inputs, out, LIMIT).count == 0
+    assert reconstruct_folder(form_of(tokenizer, LIMIT, 60.0), inputs, out).count == 0
     assert files_under(out) == sorted(f"{name.split('.')[0]}.png" for name in sizes)
     for name, size in sizes.items():
         with Image.open(out / f"{name.split('.')[0]}.png") as image:
@@ -43,7 +43,7 @@ def test_every_mode_and_size_comes_back_as_a_png_of_its_size(tokenizer, tmp_path
 
 def test_the_pixels_are_the_tokenizer_s(tokenizer, tmp_path):
     file = save(tmp_path / "in/a.png")
-    reconstruct_folder(tokenizer, file.parent, tmp_path / "out", LIMIT)
+    reconstruct_folder(form_of(tokenizer, LIMIT, 60.0), file.parent, tmp_path / "out")
     expected = to_uint8(np.asarray(tokenizer.reconstruct(decode_image(file, LIMIT)[None])[0]))
     with Image.open(tmp_path / "out/a.png") as image:
         np.testing.assert_array_equal(np.asarray(image), expected)
@@ -53,7 +53,7 @@ def test_nested_folders_keep_their_places(tokenizer, tmp_path):
     for name in ("a.png", "deep/a.png", "deep/er/b.PNG"):
         save(tmp_path / "in" / name)
     (tmp_path / "in/notes.txt").write_text("no picture")
-    reconstruct_folder(tokenizer, tmp_path / "in", tmp_path / "out", LIMIT)
+    reconstruct_folder(form_of(tokenizer, LIMIT, 60.0), tmp_path / "in", tmp_path / "out")
     assert files_under(tmp_path / "out") == ["a.png", "deep/a.png", "deep/er/b.png"]
 
 
@@ -67,7 +67,7 @@ def test_nested_folders_keep_their_places(tokenizer, tmp_path):
 def test_names_that_differ_in_the_suffix_stay_apart(tokenizer, tmp_path, names, written):
     for name in names:
         save(tmp_path / "in" / name)
-    reconstruct_folder(tokenizer, tmp_path / "in", tmp_path / "out", LIMIT)
+    reconstruct_folder(form_of(tokenizer, LIMIT, 60.0), tmp_path / "in", tmp_path / "out")
     assert files_under(tmp_path / "out") == written
 
 
@@ -78,7 +78,7 @@ def test_damaged_and_too_large_files_are_listed_and_the_rest_is_done(tokenizer, 
     whole = save(inputs / "deep/cut.png", size=(40, 40)).read_bytes()
     (inputs / "deep/cut.png").write_bytes(whole[: len(whole) // 2])
     (inputs / "text.jpg").write_text("no picture")
-    skipped = reconstruct_folder(tokenizer, inputs, out, LIMIT)
+    skipped = reconstruct_folder(form_of(tokenizer, LIMIT, 60.0), inputs, out)
     assert skipped.count == 3
     assert files_under(out) == ["good.png", "skipped_files.txt"]
     listed = dict(line.split("\t") for line in (out / "skipped_files.txt").read_text().splitlines())
@@ -89,7 +89,7 @@ def test_damaged_and_too_large_files_are_listed_and_the_rest_is_done(tokenizer, 
 def test_a_single_file_is_taken(tokenizer, tmp_path):
     file = save(tmp_path / "in/a.jpg")
     save(tmp_path / "in/other.png")
-    reconstruct_folder(tokenizer, file, tmp_path / "out", LIMIT)
+    reconstruct_folder(form_of(tokenizer, LIMIT, 60.0), file, tmp_path / "out")
     assert files_under(tmp_path / "out") == ["a.png"]
 
 
@@ -101,7 +101,7 @@ def test_inputs_are_never_overwritten(tokenizer, tmp_path, place):
     save(inputs / "in/b.png", size=(4, 4))
     before = first.read_bytes()
     with pytest.raises(ValueError, match="give another --out, so that none is overwritten"):
-        reconstruct_folder(tokenizer, inputs, tmp_path / place, LIMIT)
+        reconstruct_folder(form_of(tokenizer, LIMIT, 60.0), inputs, tmp_path / place)
     assert first.read_bytes() == before
     assert files_under(tmp_path) == sorted([f"in/{first.name}", "in/in/b.png"])
 
@@ -110,7 +110,7 @@ def test_inputs_are_never_overwritten(tokenizer, tmp_path, place):
 def test_nothing_to_reconstruct_is_an_error(tokenizer, tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=name):
-        reconstruct_folder(tokenizer, tmp_path / name, tmp_path / "out", LIMIT)
+        reconstruct_folder(form_of(tokenizer, LIMIT, 60.0), tmp_path / name, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -128,13 +128,13 @@ def test_targets_of_many_files_are_found_in_no_time():
         __hash__ = type(Path()).__hash__
 
     files = [Counted(f"/in/{number}.jpg") for number in range(300)]
-    targets = reconstruct._targets(files, Counted("/in"), Counted("/out"))
+    targets = reconstruct._targets(files, Counted("/in"), Counted("/out"), ".png")
     assert len(set(targets)) == 300 and len(counted) < 20 * 300
 
 
 def test_the_command_says_what_was_left_out(trained_run, tmp_path, capsys):
     save(tmp_path / "in/a.png")
     (tmp_path / "in/b.png").write_text("no picture")
-    reconstruct.main(str(trained_run), str(tmp_path / "in"), str(tmp_path / "out"), LIMIT)
+    reconstruct.main(str(trained_run), str(tmp_path / "in"), str(tmp_path / "out"), LIMIT, 60.0)
     assert "1 file(s) could not be read" in capsys.readouterr().out
     assert files_under(tmp_path / "out") == ["a.png", "skipped_files.txt"]

@@ -6,6 +6,7 @@ a run that clears them (prefix `discgrad_cleared`), which is what ours does.
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from torch_names import (
     quick_jit,
 )
 
+from simvq_jax.losses.objectives import ImageObjective
 from simvq_jax.losses.perceptual import lpips_linear_params
 from simvq_jax.models.pretrained.vgg import vgg16_params
 from simvq_jax.models.tokenizer import Autoencoder, Tokenized
@@ -37,7 +39,8 @@ from simvq_jax.state import Player, TrainState
 from simvq_jax.step import LossWeights, Networks, Optimizers, make_train_step
 
 OFFICIAL_EMA_DECAY = float(np.float32(0.999))  # its factor is float32(1) - float32(.999), not 1e-3
-WEIGHTS = LossWeights(l1=1.0, l2=0.0, lpips=0.0, quantizer=1.0, adversarial=0.1)
+OBJECTIVE = ImageObjective(l1=1.0, l2=0.0, lpips=0.0)
+WEIGHTS = LossWeights(quantizer=1.0, adversarial=0.1)
 RUN = "discgrad_cleared"
 
 
@@ -96,7 +99,7 @@ def run(described: dict, training: dict) -> Run:
     adam = {"b1": 0.5, "b2": 0.9, "clip_norm": 0.0}
     rate = optax.constant_schedule(1e-4)
     optimizers = Optimizers(generator_optimizer(rate, rate, **adam), discriminator_optimizer(rate, **adam))
-    step = quick_jit(make_train_step(networks, optimizers, WEIGHTS, seed=0, ema_decay=OFFICIAL_EMA_DECAY))
+    step = quick_jit(make_train_step(networks, optimizers, OBJECTIVE, WEIGHTS, seed=0, ema_decay=OFFICIAL_EMA_DECAY))
     weights = nudged(official_variables(described, "A.main"), 8, 1e-6)
     ema = official_variables(described, "A.ema").params
     state = new_state(weights, ema, optimizers, described["quantconfig"]["n_e"])
@@ -262,18 +265,18 @@ def pieces(losses: dict) -> Pieces:
 
 @pytest.fixture(scope="module")
 def play(described: dict, losses: dict, perceptual: dict, last_layer: tuple):
-    """(loss weights, step) -> figures and gradients of both players; each set of weights is compiled once."""
+    """(objective, loss weights, step) -> figures and gradients of both players; each game is compiled once."""
     network, weights = last_layer
     networks = Networks(network, official_discriminator(described))
     optimizers = Optimizers(recorder(), recorder())
 
     @functools.cache
-    def compiled(loss_weights: LossWeights):
-        return quick_jit(make_train_step(networks, optimizers, loss_weights, seed=0, ema_decay=0.999))
+    def compiled(objective: ImageObjective, loss_weights: LossWeights):
+        return quick_jit(make_train_step(networks, optimizers, objective, loss_weights, seed=0, ema_decay=0.999))
 
-    def one_step(loss_weights: LossWeights, step: int):
+    def one_step(objective: ImageObjective, loss_weights: LossWeights, step: int):
         state = new_state(weights, weights.params, optimizers, described["quantconfig"]["n_e"], step)
-        state, metrics = compiled(loss_weights)(state, nhwc(losses["x"]), perceptual)
+        state, metrics = compiled(objective, loss_weights)(state, nhwc(losses["x"]), perceptual)
         figures = {name.removeprefix("train/"): float(value) for name, value in metrics.items()}
         return figures, state.generator.opt_state, state.discriminator.opt_state
 
@@ -288,7 +291,7 @@ def test_generator_loss_with_a_fixed_weight(losses: dict, play, setting: str, st
 
     Gradients to 2e-5 of their largest value (observed: 3e-6).
     """
-    figures, grads, adversary_grads = play(WEIGHTS._replace(discriminator_start=5), step)
+    figures, grads, adversary_grads = play(OBJECTIVE, WEIGHTS._replace(discriminator_start=5), step)
     check_generator_log(losses, setting, figures)
     close_to_largest(grads["shift"], nhwc(losses[f"gen_{setting}_dloss_dxrec"]), 2e-5)
     close_to_largest(last_kernel(grads), losses[f"gen_{setting}_grad_conv_out"], 2e-5)
@@ -304,7 +307,7 @@ def test_generator_loss_with_lpips_and_the_adaptive_weight(losses: dict, play, p
     another CPU; that of the last layer, a sum over all pixels, to 3e-3 (observed: 5e-6, and there 1e-3). Of such
     gradients the weight is a ratio: to 2e-4 (observed: 1e-5 on a CPU with AVX-512, 5e-5 on one without).
     """
-    figures, grads, _ = play(WEIGHTS._replace(lpips=1.0, adversarial=1.0, adaptive=True), 0)
+    figures, grads, _ = play(replace(OBJECTIVE, lpips=1.0), WEIGHTS._replace(adversarial=1.0, adaptive=True), 0)
     check_generator_log(losses, "adaptive_percep1", figures, weight_rtol=2e-4)
     weight = official_generator_log(losses)["adaptive_percep1:d_weight"]
     stored = nhwc(losses["gen_adaptive_percep1_dloss_dxrec"])

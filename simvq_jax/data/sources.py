@@ -105,13 +105,10 @@ class FolderSource(EncodedSource):
 
 
 class SpeechSource(FolderSource):
-    """The synthesised speech that the package carries (`synthesis.py`).
+    """Synthesised speech as `synthesis.py` lays it out; what the package carries is such a folder.
 
     "train" is its folder of that name, "eval" held-out sentences of the same voices, then held-out voices.
     """
-
-    def __init__(self, split: str, *, kind: Kind, skipped: SkipLog):
-        super().__init__(SPEECH, split, kind=kind, skipped=skipped)
 
     def _of_split(self, split: str) -> list[Path]:
         folders = ("train",) if split == "train" else ("held_out_sentences", "held_out_voices")
@@ -126,7 +123,8 @@ class TfdsSource(EncodedSource):
     twentieth of train, which "train" then leaves out. The stored bytes are decoded as files are.
 
     Args:
-      name: name of the dataset, with config and version if wanted (`name/config:1.0.0`).
+      name: name of the dataset, with config and version if wanted (`name/config:1.0.0`), and behind an @ the split
+        that "eval" is, if not the one above (`libritts24k@test_clean`).
       split: "train" or "eval".
       data_dir: folder of prepared datasets; "" for TFDS's own default.
       kind: of its records.
@@ -143,9 +141,10 @@ class TfdsSource(EncodedSource):
 
         super().__init__(f"tfds {name}", kind, skipped)
         _check_split(split)
+        name, _, held_out = name.partition("@")
         builder = _prepared_builder(name, data_dir, kind)
         examples = {part: info.num_examples for part, info in builder.info.splits.items()}
-        self._split = _tfds_split(name, split, examples)
+        self._split = _tfds_split(name, split, examples, held_out)
         self._records = builder.as_data_source(split=self._split, decoders={kind.feature: tfds.decode.SkipDecoding()})
 
     def __len__(self) -> int:
@@ -171,7 +170,7 @@ def _prepared_builder(name: str, data_dir: str, kind: Kind) -> Any:
     if not builder.info.splits:
         raise FileNotFoundError(
             f"The dataset {name!r} is not prepared in {where}; "
-            "prepare it as docs/IMAGENET.md does for ImageNet, or set data_dir."
+            "prepare it as docs/IMAGENET.md or docs/LIBRITTS.md does, or set data_dir."
         )
     formats = sorted(file_format.value for file_format in builder.info.available_file_formats())
     if "array_record" not in formats:
@@ -187,12 +186,17 @@ def _prepared_builder(name: str, data_dir: str, kind: Kind) -> Any:
     return builder
 
 
-def _tfds_split(name: str, split: str, examples: dict[str, int]) -> str:
+def _tfds_split(name: str, split: str, examples: dict[str, int], held_out: str) -> str:
+    if held_out and (held_out == "train" or held_out not in examples):
+        raise ValueError(
+            f"The dataset {name!r} has the splits {', '.join(examples)}; give one of those, and not train, instead of"
+            f" {held_out!r}."
+        )
     if "train" not in examples:
         raise ValueError(
             f"The dataset {name!r} has the splits {', '.join(examples)} and no 'train'; choose one that has it."
         )
-    held_out = next((part for part in ("validation", "test") if part in examples), None)
+    held_out = held_out or next((part for part in ("validation", "test") if part in examples), "")
     if held_out:
         return "train" if split == "train" else held_out
     kept = examples["train"] - max(1, examples["train"] // HOLD_OUT_EVERY)
@@ -205,29 +209,31 @@ def open_source(spec: str, split: str, *, kind: Kind, data_dir: str = "", skippe
     """Open the source that a config names.
 
     Args:
-      spec: `photos`, `speech`, `folder:PATH` or `tfds:NAME`.
+      spec: `photos`, `speech`, `speech:PATH`, `folder:PATH` or `tfds:NAME`.
       split: "train" or "eval".
       kind: of `kinds.py`, what the model takes.
       data_dir: folder of prepared TFDS datasets; "" for TFDS's own default.
       skipped: log of unreadable files.
 
     Raises:
-      ValueError: `spec` has none of the four forms, is of another kind, or is of no use.
+      ValueError: `spec` has none of these forms, is of another kind, or is of no use.
       FileNotFoundError: the folder or dataset is not there.
     """
     name, _, place = spec.partition(":")
-    bundled = {"photos": "image", "speech": "sound"}.get(spec)
+    bundled = {"photos": "image", "speech": "sound"}.get(name)
     if bundled and bundled != kind.noun:
         raise ValueError(f"The data source {spec!r} is of {bundled}s, but the model takes {kind.noun}s; give another.")
     if spec == "photos":
         return PhotosSource(split)
-    if spec == "speech":
-        return SpeechSource(split, kind=kind, skipped=skipped)
+    if name == "speech":
+        return SpeechSource(place or SPEECH, split, kind=kind, skipped=skipped)
     if name == "folder" and place:
         return FolderSource(place, split, kind=kind, skipped=skipped)
     if name == "tfds" and place:
         return TfdsSource(place, split, data_dir=data_dir, kind=kind, skipped=skipped)
-    raise ValueError(f"The data source {spec!r} is unknown; give photos, speech, folder:PATH or tfds:NAME.")
+    raise ValueError(
+        f"The data source {spec!r} is unknown; give photos, speech, speech:PATH, folder:PATH or tfds:NAME."
+    )
 
 
 def _check_split(split: str) -> None:

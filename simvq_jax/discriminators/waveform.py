@@ -127,7 +127,10 @@ class SoundDiscriminator(nn.Module):
 def peak_normalized(x):
     """Sound without its mean, at a peak of DAC_PEAK. x: (b, samples) -> the same."""
     x = x - jnp.mean(x, axis=-1, keepdims=True)
-    return DAC_PEAK * x / (jnp.max(jnp.abs(x), axis=-1, keepdims=True) + 1e-9)
+    # By its place: the gradient of `max` looks for the samples that equal it, and where XLA computes them anew with
+    # other rounding there are none, which gives 0 / 0.
+    place = jnp.argmax(jnp.abs(x), axis=-1, keepdims=True)
+    return DAC_PEAK * x / (jnp.abs(jnp.take_along_axis(x, place, axis=-1)) + 1e-9)
 
 
 def judge(x, layers: Sequence[tuple[int, Pair, Pair]], size: Pair, dtype) -> Judgement:

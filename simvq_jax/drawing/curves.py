@@ -24,6 +24,10 @@ class Chart(NamedTuple):
 
 CHARTS = (
     Chart("Loss", "", ("train/loss", "eval/loss"), log=True),
+    Chart("Mel distance", "log-mel magnitudes", ("train/mel", "eval/mel_distance"), log=True),
+    Chart("STOI", "1 = intelligible", ("eval/stoi",), include=(1.0,)),
+    Chart("PESQ", "1 to 4.64", ("eval/pesq",)),
+    Chart("SI-SDR", "dB", ("eval/si_sdr",)),
     Chart("Reconstruction", "mean error", ("train/l1", "train/l2", "eval/l1", "eval/l2"), log=True),
     Chart(
         "Codebook utilization",

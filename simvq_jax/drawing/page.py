@@ -29,6 +29,9 @@ figure{margin:0}
 figcaption{font-size:13px;text-align:center;margin-top:4px;font-variant-numeric:tabular-nums}
 img{display:block;width:100%;height:auto;border-radius:4px}
 .pixelated{image-rendering:pixelated}
+.sound img,.waveform{display:block;width:100%;height:72px;border-radius:4px}
+.sound audio{display:block;width:100%;height:36px;margin:6px 0 14px}
+.waveform{margin-bottom:4px}
 .projection{display:grid;gap:12px 28px;margin-top:16px;align-items:center;
 grid-template-columns:minmax(0,1fr) minmax(0,3fr)}
 @media (max-width:800px){.projection{grid-template-columns:1fr}}

@@ -1,11 +1,17 @@
-"""How close a reconstructed sound is to its original: figures of one recording, numpy in and float out.
+"""How close a reconstructed sound is to its original.
 
-sound, target: float32 (samples,), equally long, at `sample_rate` samples a second.
+`mel_distance` is of a batch, on the device; the others are of one recording, numpy in and float out: sound, target:
+float32 (samples,), equally long, at `sample_rate` samples a second.
 """
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+
+from simvq_jax.dsp import before, log_mel
+
+MEL_FFT, MEL_HOP = 1024, 256
 
 PESQ_RATE = 16_000  # of the wideband measure
 
@@ -24,6 +30,18 @@ class PitchErrors(NamedTuple):
     periodicity: float
     cents: float
     vuv_f1: float
+
+
+def mel_distance(sound, target, lengths, sample_rate: int):
+    """Mean absolute difference of log-mel magnitudes, as the mel loss of Vocos (2306.00814): (b, samples) -> (b,).
+
+    lengths: int32 (b,), samples that count; both are 0 behind. Of under 513 samples, so many are looked at.
+    """
+    lengths = jnp.maximum(lengths, MEL_FFT // 2 + 1)
+    ours, theirs = (log_mel(x, sample_rate, n_fft=MEL_FFT, hop=MEL_HOP, lengths=lengths) for x in (sound, target))
+    frames = lengths // MEL_HOP + 1
+    distances = jnp.mean(jnp.abs(ours - theirs), axis=-1)
+    return jnp.sum(jnp.where(before(frames, distances.shape[1]), distances, 0.0), axis=-1) / frames
 
 
 def si_sdr(sound: np.ndarray, target: np.ndarray) -> float:

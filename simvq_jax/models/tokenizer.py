@@ -1,27 +1,31 @@
-"""Encoder, quantizer and decoder as one module."""
+"""Encoder, quantizer and decoder as one module: of pictures, and of sound."""
+
+import math
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from simvq_jax.dsp import before
+from simvq_jax.models.conv1d import clear, shorter
 from simvq_jax.quantize import Quantized
 from simvq_jax.quantize.base import Quantizer
 
 
 @flax.struct.dataclass
 class Tokenized:
-    """reconstruction: like the input, float32; latents: (..., d) encoder output; quantized; features: decoder
-    activations before its last layer."""
+    """reconstruction: like the input, float32; latents: (..., d) encoder output; quantized; features: activations
+    before the last layer of a decoder of pictures, else None."""
 
     reconstruction: jax.Array
     latents: jax.Array
     quantized: Quantized
-    features: jax.Array
+    features: jax.Array | None
 
 
 class Autoencoder(nn.Module):
-    """A tokenizer's network: `decoder(quantizer(encoder(x)))`."""
+    """A tokenizer of pictures: `decoder(quantizer(encoder(x)))`."""
 
     encoder: nn.Module  # `Encoder` or `ViTEncoder`
     quantizer: Quantizer
@@ -48,3 +52,39 @@ class Autoencoder(nn.Module):
     def codebook(self):
         """The effective codebook (K, d)."""
         return self.quantizer.codebook()
+
+
+class SoundAutoencoder(Autoencoder):
+    """A tokenizer of sound.
+
+    encoder: `SEANetEncoder`; decoder: `VocosDecoder` or `SEANetDecoder`. In training a decoder with dropout needs
+    `rngs={"dropout": key}`. lengths: int32 (b,), samples that count, or None for all; a batch of unequal lengths gives
+    what its items give alone.
+    """
+
+    @property
+    def hop(self) -> int:
+        """Samples a token."""
+        return math.prod(self.encoder.ratios)
+
+    def __call__(self, x, mask=None, train: bool = False, lengths=None) -> Tokenized:
+        """x: (b, samples) in [-1, 1]; mask: bool over the tokens, by default those of `lengths`."""
+        tokens = shorter(lengths, self.hop)
+        latents = self.encoder(x, lengths)
+        if mask is None and tokens is not None:
+            mask = before(tokens, latents.shape[1])
+        quantized = self.quantizer(latents, mask=mask, train=train)
+        sound = self.decoder(quantized.z_q, tokens, train)[:, : x.shape[1]]
+        if lengths is not None:
+            sound = jnp.where(before(lengths, x.shape[1]), sound, 0.0)
+        return Tokenized(sound, latents, quantized, None)
+
+    def encode(self, x, lengths=None):
+        """x -> latents (b, tokens, d) and indices int32 (b, tokens)."""
+        latents = self.encoder(x, lengths)
+        return latents, self.quantizer(latents).indices
+
+    def decode(self, indices, lengths=None):
+        """indices int32 (b, tokens) -> sound float32 (b, hop * tokens); lengths: in tokens."""
+        z_q = self.quantizer.lookup(indices).astype(self.encoder.dtype or jnp.float32)
+        return self.decoder(clear(z_q, lengths), lengths)

@@ -1,14 +1,17 @@
 """Folders prepared as TFDS datasets, read back by name, and the errors of datasets that cannot be read."""
 
+import io
 import json
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
-from simvq_jax.data import kinds, prepare, sources
+from simvq_jax.data import kinds, libritts, prepare, sources
 from simvq_jax.data.encoded import SkipLog
 
 LIMIT = 10**6
@@ -85,19 +88,19 @@ def test_unreadable_files_are_listed_beside(prepared):
 
 def test_a_taken_name_is_refused(pictures, prepared):
     with pytest.raises(ValueError, match="'my_pictures' is already in"):
-        prepare.prepare_folder(pictures, "my_pictures", prepared, LIMIT)
+        prepare.prepare_folder(pictures, "my_pictures", prepared, kinds.pictures(LIMIT))
 
 
 def test_a_malformed_name_is_refused(pictures, tmp_path):
     with pytest.raises(ValueError, match="'My pictures' is malformed; use lower-case"):
-        prepare.prepare_folder(pictures, "My pictures", tmp_path, LIMIT)
+        prepare.prepare_folder(pictures, "My pictures", tmp_path, kinds.pictures(LIMIT))
 
 
 def test_a_split_without_a_readable_image_is_refused(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"broken")
     with pytest.raises(ValueError, match="No image of the train split can be read, of 1; replace them"):
-        prepare.prepare_folder(tmp_path, "broken", tmp_path / "out", LIMIT)
+        prepare.prepare_folder(tmp_path, "broken", tmp_path / "out", kinds.pictures(LIMIT))
 
 
 def test_the_command_line_prints_one_sentence(tmp_path):
@@ -175,3 +178,66 @@ def test_without_images_it_is_refused(altered):
     data_dir = altered("features.json", no_image)
     with pytest.raises(ValueError, match="has the features key and no 'image'"):
         open_tfds("my_pictures", "train", data_dir)
+
+
+def test_a_folder_of_sounds(tmp_path):
+    for name, seconds in (("train/a.wav", 0.1), ("val/b.flac", 0.2)):
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        soundfile.write(tmp_path / "in" / name, np.sin(np.arange(int(seconds * 8000))), 8000)
+    done = run(
+        "-m",
+        "simvq_jax.data.prepare",
+        f"--folder={tmp_path}/in",
+        "--name=my_sounds",
+        f"--data_dir={tmp_path}/out",
+        "--of=sounds",
+    )
+    assert done.returncode == 0, done.stderr
+    for split, seconds in (("train", 0.1), ("eval", 0.2)):
+        source = sources.open_source(
+            "tfds:my_sounds", split, data_dir=f"{tmp_path}/out", kind=kinds.recordings(8000, 1), skipped=SkipLog(None)
+        )
+        assert len(source) == 1 and source[0]["audio"].shape == (int(seconds * 8000),)
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """LibriTTS's archives with a recording each, and in the first a text and one that is broken."""
+    folder = tmp_path_factory.mktemp("archives")
+    for number, name in enumerate(name for names in libritts.ARCHIVES.values() for name in names):
+        wav = io.BytesIO()
+        soundfile.write(wav, np.full(240, number / 10), 24_000, format="WAV", subtype="PCM_16")
+        members = {f"{name}/1/2/1_2_3.wav": wav.getvalue(), f"{name}/1/2/1_2_3.normalized.txt": b"Hello."}
+        if number == 0:
+            members[f"{name}/1/2/1_2_4.wav"] = b"RIFF"
+        with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as archive:
+            for path, content in members.items():
+                info = tarfile.TarInfo(f"LibriTTS/{path}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return folder
+
+
+def test_libritts_has_the_paper_s_splits(archives, tmp_path):
+    assert libritts.prepare_libritts(archives, tmp_path) == 1
+    assert "train-clean-100/1/2/1_2_4.wav" in (tmp_path / "libritts24k.skipped.tsv").read_text()
+
+    def recordings(name, split):
+        kind = kinds.recordings(24_000, 60)
+        source = sources.open_source(name, split, data_dir=str(tmp_path), kind=kind, skipped=SkipLog(None))
+        return {item["key"]: item["audio"] for item in map(source.read, range(len(source)))}
+
+    train = recordings("tfds:libritts24k", "train")
+    assert sorted(train) == [f"{name}/1/2/1_2_3.wav" for name in sorted(libritts.ARCHIVES["train"])]
+    for name, number in (("libritts24k", 3), ("libritts24k@test_clean", 4), ("libritts24k@test_other", 5)):
+        (sound,) = recordings(f"tfds:{name}", "eval").values()
+        np.testing.assert_allclose(sound, np.full(240, number / 10), atol=1e-4)
+    with pytest.raises(ValueError, match="give one of those, and not train, instead of 'train'"):
+        recordings("tfds:libritts24k@train", "eval")
+    with pytest.raises(ValueError, match="'libritts24k' is already in"):
+        libritts.prepare_libritts(archives, tmp_path)
+
+
+def test_missing_archives_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lacks train-clean-100.tar.gz, .*test-other.tar.gz: get them"):
+        libritts.prepare_libritts(tmp_path, tmp_path)

@@ -159,7 +159,9 @@ def test_skip_log_is_thread_safe_and_keeps_its_listing(tmp_path):
 
 @pytest.mark.parametrize("spec", ["", "photo", "photos:x", "folder", "folder:", "tfds:", "imagenet"])
 def test_unknown_source(spec):
-    with pytest.raises(ValueError, match=f"'{spec}' is unknown; give photos, speech, folder:PATH or tfds:NAME"):
+    with pytest.raises(
+        ValueError, match=f"'{spec}' is unknown; give photos, speech, speech:PATH, folder:PATH or tfds:NAME"
+    ):
         sources.open_source(spec, "train", kind=pictures(LIMIT), skipped=SkipLog(None))
 
 

@@ -135,3 +135,13 @@ def test_the_multiscale_mel_loss_is_zero_of_equals_and_counts_decades():
     assert float(multiscale_mel_loss(x, x, 24_000)) == 0
     of_decades = jax.jit(multiscale_mel_loss, static_argnums=2)(10 * x, x, 24_000)
     np.testing.assert_allclose(of_decades, 7, rtol=0.1)  # empty filters count as nothing
+
+
+def test_the_peak_s_gradient_is_finite_where_samples_tie():
+    """That of a maximum divides by how many samples equal it, which rounding can make none."""
+    x = jnp.array([[1.0, -1.0, 1.0, -1.0], [0.0, 0.0, 0.0, 0.0], [0.1, 0.2, -0.9, 0.3]])
+    grad = jax.grad(lambda x: jnp.sum(peak_normalized(x) ** 2))(x)
+    assert np.isfinite(grad).all()
+    step = 1e-3 * np.eye(4)[2:3]
+    slope = (np.sum(peak_normalized(x[2:] + step) ** 2) - np.sum(peak_normalized(x[2:] - step) ** 2)) / 2e-3
+    np.testing.assert_allclose(grad[2, 2], slope, rtol=1e-2)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from simvq_jax.losses.sound import mel_loss
 from simvq_jax.metrics import sound as metrics
 
 
@@ -63,3 +64,15 @@ def test_an_absent_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pesq", None)
     with pytest.raises(ModuleNotFoundError, match=r"^pesq is not installed, .* pip install 'simvq_jax\[pesq\]'\.$"):
         metrics.pesq(noise(), noise(), 16_000)
+
+
+def test_the_mel_distance_of_a_batch_is_each_recording_s_mel_loss():
+    lengths = np.array([5000, 1600, 600, 3])
+    places = np.arange(5000)[None] < lengths[:, None]
+    ours, theirs = (np.stack([noise(5000, 4 * k + i) for i in range(4)]) * places for k in range(2))
+    distances = metrics.mel_distance(ours, theirs, lengths, 16_000)
+    for item, length in enumerate(lengths[:3]):
+        alone = mel_loss(ours[item : item + 1, :length], theirs[item : item + 1, :length], 16_000)
+        assert float(distances[item]) == pytest.approx(float(alone), rel=1e-4)
+    alone = mel_loss(ours[3:, :513], theirs[3:, :513], 16_000)  # filled up with silence to what a frame needs
+    assert float(distances[3]) == pytest.approx(float(alone), rel=1e-4)

@@ -125,3 +125,16 @@ def test_a_decoder_gives_hop_samples_a_token(causal):
     assert y.shape == (2, 120) and y.dtype == jnp.float32
     changed = decode(variables, np.concatenate([z[:, :10], 1 + z[:, 10:]], axis=1))
     assert np.array_equal(y[:, :60], changed[:, :60]) == causal
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_decoder_of_unequal_lengths_gives_what_each_item_gives_alone(causal):
+    decoder = SEANetDecoder(causal=causal, **SMALL)
+    z, lengths = noise(4, 20, 5), np.array([20, 13, 3, 1], np.int32)
+    variables = jax.jit(decoder.init)(jax.random.key(0), z)
+    decode = jax.jit(decoder.apply)
+    together = decode(variables, z, lengths)
+    for item, length in enumerate(lengths):
+        alone = decode(variables, z[item : item + 1, :length])[0]
+        np.testing.assert_allclose(together[item, : 6 * length], alone, atol=1e-6, err_msg=str(length))
+        assert not np.any(together[item, 6 * length :])

@@ -1,0 +1,50 @@
+"""SimVQ on synthesised speech, on a laptop.
+
+    bash launch/quickstart.sh speech
+or  python -m simvq_jax.train --config=configs/speech_quickstart.py --workdir=runs/speech_quickstart
+"""
+
+from configs import common, recipes
+
+
+def get_config():
+    config = common.get_config()
+    config.steps = 1200
+    config.batch_size = 16
+    config.log_every = 20
+    config.eval_every = 300
+    config.checkpoint_every = 300
+
+    config.data.source = "speech"
+    config.data.sample_rate = 16_000
+    config.data.clip_seconds = 0.5
+    config.data.threads = 2
+    config.data.eval_limit = 8
+    config.data.eval_batch_size = 4
+
+    config.model.kind = "seanet_vocos"
+    config.model.width = 16
+    config.model.ratios = (5, 4, 4, 2)
+    config.model.residual_blocks = 1
+    config.model.lstm_layers = 1
+    config.model.decoder_width = 192
+    config.model.decoder_hidden = 576
+    config.model.decoder_depth = 6
+
+    config.quantizer.codebook_size = 1024
+    config.quantizer.dim = 64
+    config.losses.l1 = 0.0
+    config.losses.quantizer = 100.0
+    config.discriminator.share = 0.125
+    config.discriminator.start = 800
+    config.discriminator.periods = (2, 3, 5)
+    config.discriminator.resolutions = (1024, 512)
+    config.discriminator.band_sizes = (1024,)
+
+    config.optimizer.learning_rate = 1e-3
+    config.discriminator.learning_rate = 1e-3
+    config.optimizer.b1 = 0.8
+    config.optimizer.b2 = 0.99
+    config.optimizer.ema_decay = 0.98
+    recipes.stable(config, transform_rate=3e-2, warmup_fraction=0.1)
+    return config

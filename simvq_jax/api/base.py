@@ -1,0 +1,63 @@
+"""What tokenizers of pictures and of sound have in common."""
+
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from simvq_jax.models.tokenizer import Autoencoder
+
+
+class Tokenizer:
+    """Pictures or sound to indices and back; see `ImageTokenizer` and `SoundTokenizer`.
+
+    Attributes:
+        autoencoder: the linen module. variables: its weights, as `inference_variables` (EMA of the parameters).
+        config: the resolved config. step: training step of the weights.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, variables: Any, config: ml_collections.ConfigDict, step: int):
+        self.autoencoder = autoencoder
+        self.variables = variables
+        self.config = config
+        self.step = step
+
+    def latents(self, x) -> jax.Array:
+        """Encoder output: (..., d), float32 or what the model computes in."""
+        raise NotImplementedError
+
+    def encode(self, x) -> jax.Array:
+        """Indices: int32 (...)."""
+        raise NotImplementedError
+
+    def decode(self, indices) -> jax.Array:
+        """Indices -> pictures or sound, float32, clipped to [-1, 1]."""
+        raise NotImplementedError
+
+    def reconstruct(self, x) -> jax.Array:
+        """What is decoded of x's indices, of x's size."""
+        raise NotImplementedError
+
+    def codebook(self) -> Any:
+        """The effective codebook Q = C W + b: (K, d) float32; of a compound quantizer a tuple, one a stage."""
+        return self.autoencoder.apply(self.variables, method="codebook")
+
+    def checked_indices(self, indices, axes: tuple[str, ...], lowest: int = 0) -> np.ndarray:
+        """Indices as int32. axes: what an index is of, as ("b", "h", "w"); stages come behind them.
+
+        Raises ValueError on another shape, and on anything but whole numbers in [lowest, K).
+        """
+        indices = np.asarray(indices)
+        size, stages = self.config.quantizer.codebook_size, self.config.quantizer.stages
+        last = () if stages == 1 else (stages,)
+        wanted = ", ".join([*axes, *map(str, last)])
+        right = indices.ndim == len(axes) + len(last) and indices.shape[len(axes) :] == last
+        if not right or not np.issubdtype(indices.dtype, np.integer):
+            raise ValueError(f"indices are {indices.dtype} {indices.shape} but must be whole numbers ({wanted}).")
+        if indices.size and not lowest <= indices.min() <= indices.max() < size:
+            raise ValueError(
+                f"indices lie in [{indices.min()}, {indices.max()}] but the codebook has {size} codes:"
+                f" give values in [0, {size - 1}]."
+            )
+        return indices.astype(np.int32)

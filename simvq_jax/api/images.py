@@ -1,0 +1,72 @@
+"""A trained tokenizer of pictures."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from simvq_jax.api.base import Tokenizer
+from simvq_jax.build import pixels_a_token
+from simvq_jax.models.tokenizer import Autoencoder
+from simvq_jax.step import as_float
+
+
+class ImageTokenizer(Tokenizer):
+    """Images to indices and back.
+
+    Images are (b, h, w, 3), float in [-1, 1] or uint8; indices int32 (b, h / f, w / f), with a last axis of stages if
+    the quantizer is compound. `factor` is f.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, variables: Any, config: ml_collections.ConfigDict, step: int):
+        super().__init__(autoencoder, variables, config, step)
+        self.factor = pixels_a_token(config)
+        self._encode = jax.jit(lambda variables, x: autoencoder.apply(variables, as_float(x), method="encode"))
+        self._decode = jax.jit(lambda variables, indices: autoencoder.apply(variables, indices, method="decode"))
+
+    def latents(self, x) -> jax.Array:
+        """Encoder output: (b, h / f, w / f, d)."""
+        return self._encode(self.variables, self._checked(x))[0]
+
+    def encode(self, x) -> jax.Array:
+        """Indices: int32 (b, h / f, w / f). Raises ValueError unless both sides are multiples of f."""
+        return self._encode(self.variables, self._checked(x))[1]
+
+    def decode(self, indices) -> jax.Array:
+        """Indices (b, h / f, w / f) -> images (b, h, w, 3) float32, clipped to [-1, 1].
+
+        Raises ValueError on anything but whole numbers in [0, K).
+        """
+        indices = self.checked_indices(indices, ("b", "h", "w"))
+        return jnp.clip(self._decode(self.variables, indices), -1.0, 1.0)
+
+    def reconstruct(self, x) -> jax.Array:
+        """Images of any size -> their reconstructions, same size, float32 in [-1, 1].
+
+        Sides that are no multiple of f are extended by repeating the edge, and cut back.
+        """
+        x = _image_array(x)
+        height, width = x.shape[1:3]
+        padding = ((0, 0), (0, -height % self.factor), (0, -width % self.factor), (0, 0))
+        return self.decode(self.encode(np.pad(x, padding, mode="edge")))[:, :height, :width]
+
+    def _checked(self, x):
+        x = _image_array(x)
+        height, width = x.shape[1:3]
+        if height % self.factor or width % self.factor:
+            raise ValueError(
+                f"images are {height}x{width} but this tokenizer needs multiples of {self.factor}: pad or crop them"
+                " (`reconstruct` does so by itself)."
+            )
+        return x
+
+
+def _image_array(x):
+    x = np.asarray(x) if not isinstance(x, jax.Array) else x
+    if x.ndim != 4 or x.shape[-1] != 3 or 0 in x.shape:
+        raise ValueError(f"images have shape {x.shape} but must be (batch, height, width, 3), none of them 0.")
+    if x.dtype != np.uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"images are {x.dtype} but must be uint8, or floats in [-1, 1].")
+    return x

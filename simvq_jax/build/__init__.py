@@ -1,0 +1,46 @@
+"""From a config to modules, optimisers and losses. A config is read only here, in inputs.py and at the entry points."""
+
+from simvq_jax.build.checks import check_ranges
+from simvq_jax.build.networks import (
+    build_autoencoder,
+    build_networks,
+    compute_dtype,
+    example_shape,
+    of_sound,
+    pixels_a_token,
+    samples_a_token,
+    tokens_an_example,
+)
+from simvq_jax.build.quantizers import build_quantizer, seeded_codebook
+from simvq_jax.build.stored import read_config
+from simvq_jax.build.training import (
+    build_loss_weights,
+    build_objective,
+    build_optimizers,
+    build_perceptual,
+    build_schedules,
+    build_state,
+    build_train_step,
+)
+
+__all__ = [
+    "build_autoencoder",
+    "build_loss_weights",
+    "build_networks",
+    "build_objective",
+    "build_optimizers",
+    "build_perceptual",
+    "build_quantizer",
+    "build_schedules",
+    "build_state",
+    "build_train_step",
+    "check_ranges",
+    "compute_dtype",
+    "example_shape",
+    "of_sound",
+    "pixels_a_token",
+    "read_config",
+    "samples_a_token",
+    "seeded_codebook",
+    "tokens_an_example",
+]

@@ -1,0 +1,15 @@
+"""How reconstructions are scored, pictures and sound apart; evaluate.py goes over the data with either.
+
+A scorer has
+    score(variables, batch) -> Scored, of a batch placed on the mesh;
+    on_host(batch, reconstruction) -> {name: (b,)}: what is computed outside of jax, of this process's rows;
+    samples(batch, scored, rows) -> originals and reconstructions of those rows, as the report shows them;
+    tokens(batch, scored) -> (n, d), the encoder outputs that count;
+    counted: the name of what a figure is a mean over. may_lack: figures that some have none of, which are NaN there.
+"""
+
+from simvq_jax.scoring.common import Scored
+from simvq_jax.scoring.pictures import PictureScorer
+from simvq_jax.scoring.sounds import SoundScorer
+
+__all__ = ["PictureScorer", "Scored", "SoundScorer"]

@@ -1,0 +1,43 @@
+"""What pictures and sound are scored by alike."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from simvq_jax.quantize.base import count_codes
+
+
+class Scored(NamedTuple):
+    """figures: name -> (b,), "mask" among them; counts: a (K,) a stage, of tokens; latents: (b, ..., d) float32;
+    reconstruction: like the input, clipped to [-1, 1]."""
+
+    figures: dict[str, jax.Array]
+    counts: list[jax.Array]
+    latents: jax.Array
+    reconstruction: jax.Array
+
+
+def token_figures(out, mask) -> dict[str, jax.Array]:
+    """Means over an item's tokens. mask: bool (b, ...), True where a token counts."""
+    latents, z_q = out.latents.astype(jnp.float32), out.quantized.z_q.astype(jnp.float32)
+    weight = mask / jnp.maximum(jnp.sum(mask, axis=tuple(range(1, mask.ndim)), keepdims=True), 1)
+    over = tuple(range(1, mask.ndim))
+    return {
+        "commitment": jnp.sum(weight * jnp.mean((latents - z_q) ** 2, axis=-1), axis=over),
+        "square_token_scale": jnp.sum(weight * jnp.sum(latents**2, axis=-1), axis=over),
+    }
+
+
+def count_stages(quantizer, indices, mask) -> list[jax.Array]:
+    """Tokens of each code, a (K,) a stage. mask: bool (b, ...)."""
+    sizes = quantizer.codebook_sizes
+    by_stage = indices.reshape(*mask.shape, len(sizes))
+    return [count_codes(by_stage[..., i], mask.astype(jnp.float32), size) for i, size in enumerate(sizes)]
+
+
+def local(array) -> np.ndarray:
+    """This process's rows of an array split over its rows, in order."""
+    shards = {shard.index[0].start or 0: shard for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])

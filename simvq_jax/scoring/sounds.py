@@ -1,0 +1,80 @@
+"""Scores of whole recordings: mel distance, SI-SDR, and STOI and PESQ where their packages are installed."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from simvq_jax.dsp import before
+from simvq_jax.metrics.sound import mel_distance, pesq, si_sdr, stoi
+from simvq_jax.scoring.common import Scored, count_stages, local, token_figures
+
+OPTIONAL = {"stoi": (stoi, "pystoi", "audio"), "pesq": (pesq, "pesq", "pesq")}  # name -> function, package, extra
+
+
+class SoundScorer:
+    """See the package. Of recordings; a batch is one of `EvalSounds`."""
+
+    counted, may_lack = "recordings", ("si_sdr", *OPTIONAL)
+
+    def __init__(self, autoencoder, sample_rate: int):
+        self._rate, self._hop = sample_rate, autoencoder.hop
+        self._optional = _installed()
+
+        @jax.jit
+        def score(variables, sound, lengths, mask):
+            return _score(autoencoder, sample_rate, variables, sound, lengths, mask)
+
+        self._score = score
+
+    def score(self, variables, batch) -> Scored:
+        return self._score(variables, batch["audio"], batch["lengths"], batch["mask"])
+
+    def on_host(self, batch, reconstruction) -> dict[str, np.ndarray]:
+        sounds, names = local(reconstruction), ["si_sdr", *self._optional]
+        figures = {name: np.full((len(sounds),), np.nan) for name in names}
+        for row in np.flatnonzero(batch["mask"]):
+            sound, target = (x[row, : batch["lengths"][row]] for x in (sounds, batch["audio"]))
+            figures["si_sdr"][row] = si_sdr(sound, target)
+            for name, function in self._optional.items():
+                figures[name][row] = function(sound, target, self._rate)
+        return figures
+
+    def samples(self, batch, scored: Scored, rows) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        sounds = local(scored.reconstruction)
+        ends = [(row, batch["lengths"][row]) for row in rows]
+        return [batch["audio"][row, :end] for row, end in ends], [sounds[row, :end] for row, end in ends]
+
+    def tokens(self, batch, scored: Scored) -> np.ndarray:
+        latents = local(scored.latents)
+        tokens = -(-batch["lengths"] // self._hop)
+        counts = (np.arange(latents.shape[1])[None] < tokens[:, None]) & batch["mask"][:, None]
+        return latents[counts]
+
+
+def _installed() -> dict:
+    """Functions of OPTIONAL whose package is installed; the others are named once."""
+    found = {}
+    for name, (function, package, extra) in OPTIONAL.items():
+        if importlib.util.find_spec(package):
+            found[name] = function
+        else:
+            logging.warning("%s is not installed: going on without it (pip install 'simvq_jax[%s]').", package, extra)
+    return found
+
+
+def _score(autoencoder, sample_rate: int, variables, sound, lengths, mask) -> Scored:
+    out = autoencoder.apply(variables, sound, lengths=lengths)
+    reconstruction = jnp.clip(out.reconstruction, -1.0, 1.0)
+    tokens = -(-lengths // autoencoder.hop)
+    token_mask = before(tokens, out.latents.shape[1]) & mask[:, None]
+    figures = token_figures(out, token_mask) | {
+        "mask": mask,
+        "seconds": lengths / sample_rate,
+        "mel_distance": mel_distance(reconstruction, sound, lengths, sample_rate),
+        "l1": jnp.sum(jnp.abs(reconstruction - sound), axis=1) / lengths,
+    }
+    counts = count_stages(autoencoder.quantizer, out.quantized.indices, token_mask)
+    return Scored(figures, counts, out.latents.astype(jnp.float32), reconstruction)
