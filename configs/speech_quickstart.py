@@ -9,10 +9,10 @@ from configs import common, recipes
 
 def get_config():
     config = common.get_config()
-    config.steps = 1200
-    config.batch_size = 16
+    config.steps = 2400
+    config.batch_size = 8
     config.log_every = 20
-    config.eval_every = 300
+    config.eval_every = 600
     config.checkpoint_every = 300
 
     config.data.source = "speech"
@@ -23,23 +23,23 @@ def get_config():
     config.data.eval_batch_size = 4
 
     config.model.kind = "seanet_vocos"
-    config.model.width = 16
+    config.model.width = 12
     config.model.ratios = (5, 4, 4, 2)
     config.model.residual_blocks = 1
     config.model.lstm_layers = 1
-    config.model.decoder_width = 192
-    config.model.decoder_hidden = 576
+    config.model.decoder_width = 128
+    config.model.decoder_hidden = 384
     config.model.decoder_depth = 6
 
     config.quantizer.codebook_size = 1024
     config.quantizer.dim = 64
     config.losses.l1 = 0.0
     config.losses.quantizer = 100.0
-    config.discriminator.share = 0.125
-    config.discriminator.start = 800
-    config.discriminator.periods = (2, 3, 5)
-    config.discriminator.resolutions = (1024, 512)
-    config.discriminator.band_sizes = (1024,)
+    config.discriminator.share = 0.0625
+    config.discriminator.start = 1600
+    config.discriminator.periods = (2, 3)
+    config.discriminator.resolutions = (512,)
+    config.discriminator.band_sizes = (512,)
 
     config.optimizer.learning_rate = 1e-3
     config.discriminator.learning_rate = 1e-3

@@ -82,10 +82,20 @@ def make_train_step(
         if discriminator is None:
             return stats, (generator_grads, {}, state.lecam, figures)
         reconstruction = jax.lax.stop_gradient(out.reconstruction)
-        discriminator_grads, (logits, more) = jax.grad(discriminator_loss, has_aux=True)(
-            state.discriminator.params, state, x, reconstruction
+        discriminator_grads, (logits, more) = once_started(
+            state,
+            lambda: jax.grad(discriminator_loss, has_aux=True)(state.discriminator.params, state, x, reconstruction),
+            waiting=lambda shapes: (zeros(shapes[0]), (state.lecam, zeros(shapes[1][1]))),
         )
         return stats, (generator_grads, discriminator_grads, logits, figures | more)
+
+    def once_started(state: TrainState, compute, waiting):
+        """`compute()` from the discriminator's first step on; before it `waiting` of the result's shapes, which costs
+        nothing."""
+        if weights.discriminator_start == 0:
+            return compute()
+        shapes = jax.eval_shape(compute)
+        return jax.lax.cond(state.step >= weights.discriminator_start, compute, lambda: waiting(shapes))
 
     def generator_loss(params, state: TrainState, stats, x, key, perceptual):
         variables = {"params": params, "codebook": state.codebook, "codebook_stats": stats}
@@ -94,10 +104,9 @@ def make_train_step(
         reconstruct, terms = objective.reconstruction(out.reconstruction, x, perceptual)
         loss = reconstruct + weights.quantizer * out.quantized.loss
         if discriminator is not None:
-            weight = adversarial_weight(params, out, state, x, perceptual)
-            adversarial, more = adversarial_loss(state, x, out.reconstruction)
-            loss += weight * adversarial
-            terms |= more | {"adversarial": adversarial, "adversarial_weight": weight}
+            adversarial, more = once_started(state, lambda: adversarial_terms(params, out, state, x, perceptual), zeros)
+            loss += adversarial
+            terms |= more
         figures = terms | {
             "loss": loss,
             "commitment": out.quantized.losses["commitment"],
@@ -108,15 +117,20 @@ def make_train_step(
         }
         return loss, (out, changed["codebook_stats"], figures)
 
+    def adversarial_terms(params, out, state: TrainState, x, perceptual):
+        """The weighted adversarial loss, and figures."""
+        weight = adversarial_weight(params, out, state, x, perceptual)
+        adversarial, terms = adversarial_loss(state, x, out.reconstruction)
+        return weight * adversarial, terms | {"adversarial": adversarial, "adversarial_weight": weight}
+
     def adversarial_loss(state: TrainState, x, reconstruction):
         real = judge(state.discriminator.params, x) if objective.compares else None
         return objective.adversarial(real, judge(state.discriminator.params, reconstruction))
 
     def adversarial_weight(params, out, state: TrainState, x, perceptual):
-        """Zero before the start step; with `adaptive`, times the ratio of gradient norms at the last layer."""
-        started = (state.step >= weights.discriminator_start).astype(jnp.float32)
+        """With `adaptive`, times the ratio of gradient norms at the last layer."""
         if not weights.adaptive:
-            return started * weights.adversarial
+            return jnp.float32(weights.adversarial)
         last_layer = jax.lax.stop_gradient(params["decoder"]["conv_out"])
         features = jax.lax.stop_gradient(out.features)
 
@@ -130,7 +144,7 @@ def make_train_step(
             jnp.linalg.norm(of_adversary(last_layer)["kernel"].ravel()) + 1e-4
         )
         ratio = jax.lax.stop_gradient(jnp.clip(ratio, 0.0, ADAPTIVE_LIMIT))
-        return started * weights.adversarial * ratio
+        return weights.adversarial * ratio
 
     def discriminator_loss(params, state: TrainState, x, reconstruction):
         of_real, of_fake = judge(params, x), judge(params, reconstruction)
@@ -142,8 +156,7 @@ def make_train_step(
             means = jax.lax.stop_gradient(lecam_update(state.lecam, real, fake))
             figures["lecam"] = lecam_penalty(means, real, fake)
             loss += weights.lecam * figures["lecam"]
-        started = (state.step >= weights.discriminator_start).astype(jnp.float32)
-        return started * loss, (logits, figures)
+        return loss, (logits, figures)
 
     def all_micro_steps(state: TrainState, x, key, perceptual):
         if accumulate == 1:
@@ -195,6 +208,11 @@ def make_train_step(
         return state, {f"train/{name}": value for name, value in figures.items()}
 
     return train_step
+
+
+def zeros(shapes):
+    """Zeros of these shapes."""
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
 def as_float(x):
