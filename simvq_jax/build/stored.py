@@ -1,0 +1,29 @@
+"""The config of a run, read again."""
+
+import json
+from pathlib import Path
+
+import ml_collections
+
+from configs import common
+from simvq_jax import cli
+
+
+def read_config(run: Path) -> ml_collections.ConfigDict:
+    """The resolved config of a run; keys that are newer than the run take their defaults.
+
+    Raises FileNotFoundError or ValueError where there is none to read, or it has keys that no longer exist.
+    """
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: {run} is no run folder; give one that training wrote.")
+    try:
+        stored = cli.flatten(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} is no readable JSON ({error}): restore it, or train into a new folder.") from error
+    config = common.get_config()
+    unknown = sorted(stored.keys() - cli.flatten(config).keys())
+    if unknown:
+        raise ValueError(f"{path} has keys that this version does not know ({', '.join(unknown)}): use the older one.")
+    config.update_from_flattened_dict(stored)
+    return config
