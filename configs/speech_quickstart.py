@@ -9,8 +9,8 @@ from configs import common, recipes
 
 def get_config():
     config = common.get_config()
-    config.steps = 2400
-    config.batch_size = 8
+    config.steps = 1800
+    config.batch_size = 16
     config.log_every = 20
     config.eval_every = 600
     config.checkpoint_every = 300
@@ -23,7 +23,7 @@ def get_config():
     config.data.eval_batch_size = 4
 
     config.model.kind = "seanet_vocos"
-    config.model.width = 12
+    config.model.width = 8
     config.model.ratios = (5, 4, 4, 2)
     config.model.residual_blocks = 1
     config.model.lstm_layers = 1
@@ -36,14 +36,14 @@ def get_config():
     config.losses.l1 = 0.0
     config.losses.quantizer = 100.0
     config.discriminator.share = 0.0625
-    config.discriminator.start = 1600
+    config.discriminator.start = 1500
     config.discriminator.periods = (2, 3)
     config.discriminator.resolutions = (512,)
     config.discriminator.band_sizes = (512,)
 
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 3e-3
     config.discriminator.learning_rate = 1e-3
-    config.optimizer.b1 = 0.8
+    config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.99
     config.optimizer.ema_decay = 0.98
     recipes.stable(config, transform_rate=3e-2, warmup_fraction=0.1)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv and installs the package into it; does nothing where that is done already.
 #
-#   source launch/setup.sh [extra]     extra: dev, gpu, tpu, tf (see pyproject.toml)
+#   source launch/setup.sh [extra]     extra: audio, dev, gpu, tpu, tf (see pyproject.toml)
 #
 # Sets PYTHON to the environment's interpreter. PYTHON_BASE chooses the Python to start from (3.11 or newer).
 set -euo pipefail

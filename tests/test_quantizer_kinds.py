@@ -7,6 +7,7 @@ from jax.sharding import PartitionSpec
 from tiny import tiny_config
 
 from simvq_jax import build, load, train
+from simvq_jax.build.quantizers import QUANTIZERS
 from simvq_jax.drawing.curves import read_metrics
 from simvq_jax.mesh import make_mesh, state_sharding
 
@@ -28,7 +29,7 @@ def config_of(kind, **overrides):
 
 
 def test_all_kinds_are_tested():
-    assert KINDS.keys() == build.QUANTIZERS.keys()
+    assert KINDS.keys() == QUANTIZERS.keys()
 
 
 def test_codes_kept_among_the_statistics_train_resume_and_load(tmp_path):

@@ -23,7 +23,7 @@ def test_import_the_quantizer():
 
 def test_use_a_trained_tokenizer(trained_run):
     names = {"images": np.zeros((2, 24, 24, 3), np.uint8)}
-    exec(example_with("tokenizer.encode").replace("runs/quickstart", str(trained_run)), names)
+    exec(example_with("tokenizer.encode(images)").replace("runs/quickstart", str(trained_run)), names)
     assert names["indices"].shape == (2, 6, 6) and names["images"].shape == (2, 24, 24, 3)
 
 
@@ -35,6 +35,7 @@ def test_every_key_named_exists():
     from configs import common
     from simvq_jax.cli import flatten
 
-    text = README + (Path(__file__).parents[1] / "docs/IMAGENET.md").read_text()
+    docs = Path(__file__).parents[1] / "docs"
+    text = README + "".join((docs / name).read_text() for name in ("IMAGENET.md", "LIBRITTS.md"))
     named = set(re.findall(r"--config\.([a-z0-9_.]+)=", text)) - {"a.b"}
     assert named and named <= set(flatten(common.get_config()))

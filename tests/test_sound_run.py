@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +198,14 @@ def test_a_stream_answers_before_the_sound_ends(tokenizer):
         tokenizer.stream(0)
     with pytest.raises(ValueError, match="finite floats"):
         tokenizer.stream().push(np.array([np.nan], np.float32))
+
+
+def test_the_readme_s_example_runs(tokenizer):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "encode(sound)" in code]
+    names = {"tokenizer": tokenizer, "sound": sound((2, 100)), "lengths": np.array([100, 50])}
+    exec(code, names)
+    assert (names["indices"][1, 2:] == -1).all() and names["stream"].push(sound(1000)).size
 
 
 def test_an_encoder_that_looks_ahead_cannot_stream():

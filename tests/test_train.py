@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import tiny_config
+from tiny_sound import tiny_sound_config
 
 from simvq_jax import build, observer, train
+from simvq_jax.build.quantizers import QUANTIZERS
 from simvq_jax.drawing.curves import read_metrics
+from simvq_jax.inputs import first_examples
 
 
 def assert_same_state(a, b):
@@ -224,8 +227,12 @@ def test_every_key_is_read(tmp_path):
     read = set()
     simvq = tiny_config()
     train.train(Spy(simvq, read), tmp_path / "simvq")
-    for kind in build.QUANTIZERS:
+    for kind in QUANTIZERS:
         other = tiny_config(quantizer__kind=kind, quantizer__levels=(4, 4), quantizer__codebook_size=16)
         build.build_quantizer(Spy(other, read), jnp.float32)
     build.build_autoencoder(Spy(tiny_config(model__kind="vit", quantizer__stages=2), read))
+    sound = Spy(tiny_sound_config(data__vary_loudness=True), read)
+    build.build_networks(sound)
+    build.build_objective(sound)
+    first_examples(sound, 1)
     assert set(flatten(simvq)) - read == set()

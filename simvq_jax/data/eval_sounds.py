@@ -8,12 +8,14 @@ import numpy as np
 from simvq_jax.data.encoded import Source
 from simvq_jax.data.eval_crops import Batch
 
+SHORTEST = 4  # seconds of a batch
+
 
 class EvalSounds:
     """Recordings to evaluate on, whole.
 
-    A batch is filled up in time to a power of two of seconds, so that a handful of shapes serve all lengths: a program
-    is compiled for each shape.
+    A batch is filled up in time to SHORTEST seconds, or 2, 4, 8, ... times as many, so that a few shapes serve all
+    lengths: a program is compiled for each shape.
 
     Attributes:
       keys: of the recordings read so far, by their index.
@@ -41,7 +43,8 @@ class EvalSounds:
         own = slice(process_index * rows, (process_index + 1) * rows)
         waiting: dict[int, list[tuple[int, np.ndarray]]] = {}
         for index, sound in self._recordings():
-            size = self._rate * 2 ** max(int(np.ceil(np.log2(len(sound) / self._rate))), 0)
+            shortest = SHORTEST * self._rate
+            size = shortest * 2 ** max(int(np.ceil(np.log2(len(sound) / shortest))), 0)
             waiting.setdefault(size, []).append((index, sound))
             if len(waiting[size]) == self._batch_size:
                 yield self._batch(waiting.pop(size), size, own)
