@@ -39,6 +39,13 @@ FIXTURES = TESTS / "fixtures"
 sys.path[:0] = [str(TESTS), str(FIXTURES)]  # helpers beside the tests; detrand, the formula of reference weights
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_left():
+    """Drops a module's programs behind it: each takes memory maps, of which a process may have some ten thousand."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
     """Folder of reference values computed with the official PyTorch code (see its README)."""
