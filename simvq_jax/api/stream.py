@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from simvq_jax.models.conv1d import clear
 from simvq_jax.models.seanet import LAST
 from simvq_jax.models.tokenizer import SoundAutoencoder
 
@@ -88,8 +89,9 @@ def _start(module, variables, x, lengths):
 
     def run(module):
         encoder = module.encoder
+        tokens = -(-lengths // module.hop)
         y, states = encoder.remember(encoder.convolve(x, lengths))
-        indices = module.quantizer(encoder.project(y, -(-lengths // module.hop))).indices
+        indices = module.quantizer(encoder.project(clear(y, tokens), tokens)).indices
         return indices, (states, y[:, -(LAST - 1) :])
 
     return module.apply(variables, method=run)
