@@ -36,10 +36,8 @@ def stft(x, n_fft: int, hop: int, window=None, lengths=None):
     if lengths is None:
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(half, half)], mode="reflect")
     else:
-        place = jnp.abs(jnp.arange(-half, x.shape[-1] + half)).reshape((1,) * lengths.ndim + (-1,))
-        last = lengths[..., None] - 1
-        source = jnp.where(place > last, 2 * last - place, place)
-        x = jnp.take_along_axis(x, jnp.clip(source, 0, x.shape[-1] - 1), axis=-1)
+        flat = reflect(x.reshape(-1, x.shape[-1], 1), half, half, lengths.reshape(-1))
+        x = flat.reshape(*x.shape[:-1], -1)
     windows = frames(x, n_fft, hop)
     if window is not None:
         windows = windows * jnp.asarray(window).reshape((1,) * x.ndim + (n_fft,))
@@ -85,6 +83,28 @@ def istft(spectrum, n_fft: int, hop: int, window, *, centred: bool, lengths=None
     y = _overlap_add(jnp.where(counts, windows, 0.0), hop, jnp)[..., kept]
     ends = before(jnp.asarray(lengths) * hop - (hop if centred else 0), y.shape[-1])
     return jnp.where(ends, y / jnp.maximum(weight, SMALLEST_WEIGHT), 0.0)
+
+
+def reflect(x, left: int, right: int, lengths=None, stride: int = 1):
+    """Pads by reflection at both ends: (b, samples, c) -> (b, left + samples + right, c).
+
+    Where there are not enough samples to reflect, they are first continued by zeros, as in EnCodec. With `lengths` the
+    end is that of each item, and its fill-up to a multiple of `stride` its own; behind all that is 0.
+    """
+    samples = x.shape[1]
+    if lengths is None:
+        short = max(max(left, right) - samples + 1, 0)
+        x = jnp.pad(x, ((0, 0), (0, short), (0, 0)))
+        return jnp.pad(x, ((0, 0), (left, right), (0, 0)), mode="reflect")[:, : left + samples + right]
+    place = jnp.arange(left + samples + right)[None] - left
+    fill = (-lengths % stride)[:, None]
+    of_right = right - (-samples % stride) + fill  # what this item has behind its end
+    last = jnp.maximum(lengths[:, None] - 1, jnp.maximum(left, of_right))
+    source = jnp.abs(place)
+    source = jnp.where(source > last, 2 * last - source, source)
+    counts = (place < lengths[:, None] + of_right) & (source >= 0) & (source < samples)
+    taken = jnp.take_along_axis(x, jnp.clip(source, 0, samples - 1)[..., None], axis=1)
+    return jnp.where(counts[..., None], taken, 0.0)
 
 
 def before(lengths, size: int):

@@ -107,19 +107,21 @@ class _Samples:
     def look(self, scorer, batch, scored: Scored) -> None:
         real = np.flatnonzero(batch["mask"])
         place = self.seen + np.arange(len(real))
+        self.seen += len(real)
         rows = real[place * KEPT // self._items != (place - 1) * KEPT // self._items]
+        if not len(rows):  # nothing of this batch leaves the device
+            return
         originals, reconstructions = scorer.samples(batch, scored, rows)
         self.originals += list(originals)
         self.reconstructions += list(reconstructions)
         tokens = scorer.tokens(batch, scored)
-        wanted = -(-TOKENS * len(real) // self._items)
-        self.tokens.append(tokens[:: max(len(tokens) // max(wanted, 1), 1)][:wanted])
-        self.seen += len(real)
+        wanted = -(-TOKENS * len(rows) // min(KEPT, self._items))
+        self.tokens.append(tokens[:: max(len(tokens) // wanted, 1)][:wanted])
 
 
 def _everywhere(figures: dict[str, Any]) -> dict[str, np.ndarray]:
     """Figures (b,) of all processes' rows."""
-    return {name: np.asarray(multihost_utils.process_allgather(rows, tiled=True)) for name, rows in figures.items()}
+    return jax.tree.map(np.asarray, multihost_utils.process_allgather(figures, tiled=True))
 
 
 def _means(items: dict[str, np.ndarray], scorer) -> dict[str, float]:

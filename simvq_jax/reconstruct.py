@@ -4,6 +4,7 @@ Images may have any size and mode; each is written as a PNG of the same size und
 have any length, rate and number of channels; each is written as a mono FLAC at the model's rate.
 """
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Set
@@ -34,11 +35,10 @@ class Form(NamedTuple):
 def form_of(tokenizer: Tokenizer, max_pixels: int, max_seconds: float) -> Form:
     """Of pictures or sound, as the tokenizer is. max_pixels, max_seconds: of a file."""
     if isinstance(tokenizer, SoundTokenizer):
-        of_sound = tokenizer
-        return Form("sound", sounds.EXTENSIONS, ".flac", lambda file, out: _sound(of_sound, file, out, max_seconds))
+        convert = functools.partial(_sound, tokenizer, max_seconds=max_seconds)
+        return Form("sound", sounds.EXTENSIONS, ".flac", convert)
     assert isinstance(tokenizer, ImageTokenizer)
-    of_images = tokenizer
-    return Form("image", images.EXTENSIONS, ".png", lambda file, out: _picture(of_images, file, out, max_pixels))
+    return Form("image", images.EXTENSIONS, ".png", functools.partial(_picture, tokenizer, max_pixels=max_pixels))
 
 
 def reconstruct_folder(form: Form, inputs: Path, out: Path) -> SkipLog:

@@ -85,17 +85,15 @@ def make_train_step(
         discriminator_grads, (logits, more) = once_started(
             state,
             lambda: jax.grad(discriminator_loss, has_aux=True)(state.discriminator.params, state, x, reconstruction),
-            waiting=lambda shapes: (zeros(shapes[0]), (state.lecam, zeros(shapes[1][1]))),
         )
         return stats, (generator_grads, discriminator_grads, logits, figures | more)
 
-    def once_started(state: TrainState, compute, waiting):
-        """`compute()` from the discriminator's first step on; before it `waiting` of the result's shapes, which costs
-        nothing."""
+    def once_started(state: TrainState, compute):
+        """`compute()` from the discriminator's first step on; before it zeros, without computing."""
         if weights.discriminator_start == 0:
             return compute()
-        shapes = jax.eval_shape(compute)
-        return jax.lax.cond(state.step >= weights.discriminator_start, compute, lambda: waiting(shapes))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(compute))
+        return jax.lax.cond(state.step >= weights.discriminator_start, compute, lambda: zeros)
 
     def generator_loss(params, state: TrainState, stats, x, key, perceptual):
         variables = {"params": params, "codebook": state.codebook, "codebook_stats": stats}
@@ -104,7 +102,7 @@ def make_train_step(
         reconstruct, terms = objective.reconstruction(out.reconstruction, x, perceptual)
         loss = reconstruct + weights.quantizer * out.quantized.loss
         if discriminator is not None:
-            adversarial, more = once_started(state, lambda: adversarial_terms(params, out, state, x, perceptual), zeros)
+            adversarial, more = once_started(state, lambda: adversarial_terms(params, out, state, x, perceptual))
             loss += adversarial
             terms |= more
         figures = terms | {
@@ -208,11 +206,6 @@ def make_train_step(
         return state, {f"train/{name}": value for name, value in figures.items()}
 
     return train_step
-
-
-def zeros(shapes):
-    """Zeros of these shapes."""
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
 def as_float(x):

@@ -41,7 +41,7 @@ sys.path[:0] = [str(TESTS), str(FIXTURES)]  # helpers beside the tests; detrand,
 
 @pytest.fixture(scope="module", autouse=True)
 def no_programs_left():
-    """Drops a module's programs behind it: each takes memory maps, of which a process may have some ten thousand."""
+    """Drops a module's programs behind it: each takes memory maps, of which Linux allows a process 65,530."""
     yield
     jax.clear_caches()
 

@@ -30,6 +30,11 @@ def tiny_config(**overrides):
             "discriminator.lecam": 0.1,
         }
     )
+    return changed(config, overrides)
+
+
+def changed(config, overrides: dict):
+    """The config with overrides, of which "__" is a dot."""
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in overrides.items()})
     return config
 

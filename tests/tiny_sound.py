@@ -1,5 +1,7 @@
 """The config of speech, shrunk until a step takes milliseconds."""
 
+from tiny import changed
+
 from configs import speech_quickstart
 
 
@@ -32,5 +34,4 @@ def tiny_sound_config(**overrides):
             "discriminator.band_sizes": (256,),
         }
     )
-    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in overrides.items()})
-    return config
+    return changed(config, overrides)

@@ -1,5 +1,6 @@
 """What tokenizers of pictures and of sound have in common."""
 
+import abc
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from simvq_jax.models.tokenizer import Autoencoder
 
 
-class Tokenizer:
+class Tokenizer(abc.ABC):
     """Pictures or sound to indices and back; see `ImageTokenizer` and `SoundTokenizer`.
 
     Attributes:
@@ -23,21 +24,21 @@ class Tokenizer:
         self.config = config
         self.step = step
 
+    @abc.abstractmethod
     def latents(self, x) -> jax.Array:
         """Encoder output: (..., d), float32 or what the model computes in."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def encode(self, x) -> jax.Array:
         """Indices: int32 (...)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def decode(self, indices) -> jax.Array:
         """Indices -> pictures or sound, float32, clipped to [-1, 1]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def reconstruct(self, x) -> jax.Array:
         """What is decoded of x's indices, of x's size."""
-        raise NotImplementedError
 
     def codebook(self) -> Any:
         """The effective codebook Q = C W + b: (K, d) float32; of a compound quantizer a tuple, one a stage."""

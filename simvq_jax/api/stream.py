@@ -1,5 +1,6 @@
 """Tokens of a sound that comes in chunks."""
 
+import functools
 from typing import Any
 
 import jax
@@ -30,8 +31,6 @@ class TokenStream:
         self._variables, self._hop, self._block = variables, autoencoder.hop, block
         self._context = -(-autoencoder.encoder.reach // self._hop) + 1  # tokens before a block that are computed again
         self._first = max(block, LAST, self._context)  # tokens of the first block, which has none before it
-        self._start = jax.jit(_start, static_argnums=0)
-        self._advance = jax.jit(_advance, static_argnums=(0, 1))
         self._module = autoencoder
         self._states: Any = None  # of the LSTM, and its last outputs; None before the first block
         self._before = np.zeros((0,), np.float32)  # samples of the context
@@ -67,10 +66,10 @@ class TokenStream:
         size = self._wanted()
         block = np.pad(self._pending[:samples], (0, size - samples))
         if self._states is None:
-            indices, self._states = self._start(self._module, self._variables, block[None], jnp.array([samples]))
+            indices, self._states = _start(self._module, self._variables, block[None], jnp.array([samples]))
         else:
             x, length = np.concatenate([self._before, block]), len(self._before) + samples
-            indices, self._states = self._advance(
+            indices, self._states = _advance(
                 self._module, self._context, self._variables, x[None], jnp.array([length]), self._states
             )
         kept = self._context * self._hop
@@ -84,6 +83,7 @@ class TokenStream:
         return np.concatenate([none, *found])
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _start(module, variables, x, lengths):
     """The first block: indices (1, tokens), and what the next one goes on from."""
 
@@ -97,6 +97,7 @@ def _start(module, variables, x, lengths):
     return module.apply(variables, method=run)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _advance(module, context: int, variables, x, lengths, before):
     """A later block, behind `context` tokens' samples. before: what the block before gave beside its indices."""
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.dsp import before
+from simvq_jax.dsp import before, reflect
 from simvq_jax.models.layers import WeightNormConv, weight_normed
 
 
@@ -69,28 +69,6 @@ class ConvTranspose1d(nn.Module):
         )
         left = 0 if self.causal else self.stride - self.stride // 2
         return y[:, left : left + self.stride * x.shape[1]] + bias[None, None]
-
-
-def reflect(x, left: int, right: int, lengths=None, stride: int = 1):
-    """Pads by reflection at both ends: (b, samples, c) -> (b, left + samples + right, c).
-
-    Where there are not enough samples to reflect, they are first continued by zeros, as in EnCodec. With `lengths` the
-    end is that of each item, and its fill-up to a multiple of `stride` its own; behind all that is 0.
-    """
-    samples = x.shape[1]
-    if lengths is None:
-        short = max(max(left, right) - samples + 1, 0)
-        x = jnp.pad(x, ((0, 0), (0, short), (0, 0)))
-        return jnp.pad(x, ((0, 0), (left, right), (0, 0)), mode="reflect")[:, : left + samples + right]
-    place = jnp.arange(left + samples + right)[None] - left
-    fill = (-lengths % stride)[:, None]
-    of_right = right - (-samples % stride) + fill  # what this item has behind its end
-    last = jnp.maximum(lengths[:, None] - 1, jnp.maximum(left, of_right))
-    source = jnp.abs(place)
-    source = jnp.where(source > last, 2 * last - source, source)
-    counts = (place < lengths[:, None] + of_right) & (source >= 0) & (source < samples)
-    taken = jnp.take_along_axis(x, jnp.clip(source, 0, samples - 1)[..., None], axis=1)
-    return jnp.where(counts[..., None], taken, 0.0)
 
 
 def shorter(lengths, stride: int):

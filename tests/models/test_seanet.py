@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sound_names import official_variables
 
-from simvq_jax.models.conv1d import Conv1d, ConvTranspose1d, clear, reflect
+from simvq_jax.dsp import reflect
+from simvq_jax.models.conv1d import Conv1d, ConvTranspose1d, clear
 from simvq_jax.models.lstm import LSTM
 from simvq_jax.models.seanet import SEANetDecoder, SEANetEncoder
 
