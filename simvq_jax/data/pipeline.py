@@ -5,7 +5,6 @@ randomness are drawn per global row, and a process reads only its own rows of ea
 """
 
 import functools
-import sys
 from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
@@ -15,6 +14,8 @@ import numpy as np
 from simvq_jax.data.cuts import Cut, check_geometry
 from simvq_jax.data.encoded import Item, Source
 from simvq_jax.data.eval_crops import Batch, EvalCrops
+
+ENDLESS = 2**48  # rows; of the largest whole number, grain's count of batches of one row overflows
 
 
 class _Rows(Protocol):
@@ -127,7 +128,7 @@ class _Shuffled:
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
 
     def __len__(self) -> int:
-        return sys.maxsize
+        return ENDLESS
 
     def __getitem__(self, index: int) -> Item:
         epoch, place = divmod(index, self._count)

@@ -78,6 +78,11 @@ def test_processes_share_the_same_global_batches(photos, process_count):
     np.testing.assert_array_equal(np.concatenate(shares, axis=1), take(photos, 3))
 
 
+def test_a_batch_may_be_one_row(photos):
+    """Of one picture, or of as many processes as rows."""
+    np.testing.assert_array_equal(take(photos, 3, batch_size=1)[:, 0], take(photos, 1, batch_size=3)[0])
+
+
 def test_a_process_reads_only_its_rows():
     source = Numbered(64)
     take(source, 1, process_index=1, process_count=4, threads=1, crop="center")
