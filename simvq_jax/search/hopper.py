@@ -6,8 +6,9 @@ streams the codes there by TMA (the copy engine); the others, the workers, multi
 
 A worker's tile of scores is `rows` tokens by TILE codes. Code c of a tile belongs to lane c % LANES, so the maximum
 over a group is elementwise from tile to tile. What bounds the speed, a tile of 128 by 128 at d columns and one product:
-tensor cores 8 d cycles; epilogue 384 cycles (128 moves, 128 maxima at half rate, a thread), hidden behind the other
-worker's product from d = 64 on; codes 256 d bytes from L2, shared by both workers.
+tensor cores 8 d cycles; epilogue 384 cycles (128 moves, 128 maxima at half rate, a thread), mostly hidden behind the
+other worker's product from d = 64 on; codes 256 d bytes from L2, shared by both workers. To make the workers take turns
+between product and epilogue costs more than it hides.
 """
 
 import functools
@@ -29,8 +30,10 @@ NEVER = float(np.finfo(np.float32).max) / 4  # half norm of a code that must not
 
 TILE = 128  # codes a worker scores at once
 TILES = BLOCK // TILE
-CHUNK = 64  # columns of a tile in one stage of the pipeline: 128 bytes of bfloat16, the widest swizzle
+CHUNK = 64  # columns of a tile, of one limb, in a stage of the pipeline: 128 bytes of bfloat16, the widest swizzle
 STAGES = 8  # enough in flight to hide the latency of L2; more hide no more
+# Workers, tokens of each, and the stages that must fit beside those, in order of preference.
+LAYOUTS = ((2, 128, 3), (2, 64, 3), (1, 64, 2))
 MULTIPROCESSORS = 132  # of an H100 or H200 SXM; another count costs speed only
 # Shared memory a block may have (227 KiB), less barriers, alignment and what the compiler takes for itself.
 SHARED_BYTES = (227 - 4) * 1024
@@ -45,19 +48,11 @@ class Plan(NamedTuple):
 
     workers: int  # warpgroups that multiply
     rows: int  # tokens of a worker: 64, one wgmma high, or 128
-    stages: int  # chunks of codes in flight
+    stages: int  # chunks in flight
     chunks: int  # of a tile
     tiles: int  # of workers * rows tokens
     blocks: int  # of BLOCK codes
     splits: int  # parts of the codebook that run side by side
-
-    @property
-    def takes_turns(self) -> bool:
-        """Whether the workers alternate between product and epilogue.
-
-        A worker that waits for its turn holds no stage of a later tile: a whole tile must fit or both would wait.
-        """
-        return self.workers == 2 and self.stages > self.chunks
 
 
 def group_maxima(u_limbs, code_limbs, half_norms, products, *, epilogue=True, interpret=None):
@@ -81,7 +76,7 @@ def group_maxima(u_limbs, code_limbs, half_norms, products, *, epilogue=True, in
         ValueError: d beyond what fits shared memory.
     """
     (n, d), (k,) = u_limbs[0].shape, half_norms.shape
-    plan = plan_launch(n, k, d, len(u_limbs), len(code_limbs))
+    plan = plan_launch(n, k, d, len(u_limbs))
     tokens, codes, columns = plan.tiles * plan.workers * plan.rows, plan.blocks * BLOCK, plan.chunks * CHUNK
     u_limbs = [_padded(u, tokens, columns) for u in u_limbs]
     code_limbs = [_padded(c, codes, columns) for c in code_limbs]
@@ -101,23 +96,26 @@ def group_maxima(u_limbs, code_limbs, half_norms, products, *, epilogue=True, in
 
 
 def why_not(device: jax.Device, d: int, code_limbs: int) -> str | None:
-    """Why the kernel cannot search codes of length d on such a device with two limbs of the tokens, or None."""
+    """Why the kernel cannot search codes of length d on such a device with two limbs of the tokens, or None.
+
+    code_limbs: of no matter here, for one is loaded after the other.
+    """
     capability = getattr(device, "compute_capability", "none")
     if device.platform not in ("gpu", "cuda") or capability != "9.0":
         return f"it needs a Hopper GPU (compute capability 9.0), not {device.device_kind} ({capability})"
     try:
-        plan_launch(1, 1, d, 2, code_limbs)
+        plan_launch(1, 1, d, 2)
     except ValueError as error:
         return str(error)
     return None
 
 
-def plan_launch(n: int, k: int, d: int, u_limbs: int, code_limbs: int) -> Plan:
+def plan_launch(n: int, k: int, d: int, u_limbs: int) -> Plan:
     """The largest tile of tokens that leaves room for a pipeline, and enough splits to fill the chip."""
     chunks = -(-d // CHUNK)
-    stage_bytes = code_limbs * TILE * CHUNK * 2 + TILE * 4
+    stage_bytes = TILE * CHUNK * 2 + TILE * 4
     # 256 tokens read 16 bytes of codes a cycle at one product, about what L2 gives; the fewer tokens, the more.
-    for workers, rows, least_stages in ((2, 128, 3), (2, 64, 3), (1, 64, 2)):
+    for workers, rows, least_stages in LAYOUTS:
         tokens_bytes = u_limbs * workers * rows * chunks * CHUNK * 2
         stages = min(STAGES, (SHARED_BYTES - tokens_bytes) // stage_bytes)
         half_empty = workers * rows // 2 >= n and (workers, rows) != (1, 64)
@@ -125,10 +123,7 @@ def plan_launch(n: int, k: int, d: int, u_limbs: int, code_limbs: int) -> Plan:
             break
     else:
         widest = (SHARED_BYTES - 2 * stage_bytes) // (u_limbs * 64 * CHUNK * 2) * CHUNK
-        raise ValueError(
-            f"d is {d} but shared memory holds at most {widest}, with {u_limbs} limbs of the tokens and {code_limbs} of"
-            " the codes"
-        )
+        raise ValueError(f"d is {d} but shared memory holds at most {widest} with {u_limbs} limbs of the tokens")
     tiles, blocks = -(-n // (workers * rows)), -(-k // BLOCK)
 
     def cost(splits):  # in blocks of codes; to start costs about a quarter of one
@@ -146,7 +141,7 @@ def _kernel(plan, products, epilogue, interpreted, u_count, *refs):
     """One block of the grid. refs in global memory: limbs of tokens, limbs of codes, bias, result."""
     u_gmem, (*codes_gmem, bias_gmem, out_gmem) = refs[:u_count], refs[u_count:]
 
-    def run(u, codes, bias, u_ready, ready, free, turn):
+    def run(u, codes, bias, u_ready, ready, free):
         warpgroup = lax.axis_index("warpgroup")
 
         @pl.when(warpgroup == plan.workers)
@@ -160,20 +155,19 @@ def _kernel(plan, products, epilogue, interpreted, u_count, *refs):
         def _():
             if plan.workers == 2:
                 plgpu.set_max_registers(WORKER_REGISTERS, action="increase")
-            score = functools.partial(_scores, plan, products, epilogue, interpreted, u, codes, bias, ready, free, turn)
+            score = functools.partial(_scores, plan, products, epilogue, interpreted, u, codes, bias, ready, free)
             plgpu.barrier_wait(u_ready.at[warpgroup])
-            _work(plan, epilogue, score, turn, out_gmem)
+            _work(plan, epilogue, score, out_gmem)
 
     pl.run_scoped(
         run,
         plgpu.SMEM((u_count, plan.workers, plan.chunks, plan.rows, CHUNK), jnp.bfloat16, transforms=STORED),
-        plgpu.SMEM((plan.stages, len(codes_gmem), TILE, CHUNK), jnp.bfloat16, transforms=STORED),
+        plgpu.SMEM((plan.stages, TILE, CHUNK), jnp.bfloat16, transforms=STORED),
         plgpu.SMEM((plan.stages, TILE), jnp.float32),
         # A copy by TMA arrives once at its barrier; a worker's arrival counts as one, however many threads it has.
         plgpu.Barrier(num_arrivals=u_count * plan.chunks, num_barriers=plan.workers),
-        plgpu.Barrier(num_arrivals=len(codes_gmem) + 1, num_barriers=plan.stages),
+        plgpu.Barrier(num_arrivals=2, num_barriers=plan.stages),
         plgpu.Barrier(num_arrivals=plan.workers, num_barriers=plan.stages),
-        plgpu.Barrier(num_arrivals=plan.workers),
         collective_axes="warpgroup",
     )
 
@@ -189,32 +183,34 @@ def _load_tokens(plan, u_gmem, u, u_ready):
 
 
 def _load_codes(plan, codes_gmem, bias_gmem, codes, bias, ready, free):
-    """Streams the chunks of this split's codes, each with the bias of its tile (so that all stages are alike)."""
-    items = plan.blocks // plan.splits * TILES * plan.chunks
+    """Streams the chunks of this split's codes, limb by limb, each with the bias of its tile, so that stages are alike."""
+    limbs = len(codes_gmem)
+    chunks = plan.blocks // plan.splits * TILES * plan.chunks
     first = lax.axis_index("split") * (plan.blocks // plan.splits * BLOCK)
 
-    def load(item, carry):
-        stage = lax.rem(item, plan.stages)
-        pl.when(item >= plan.stages)(lambda: plgpu.barrier_wait(free.at[stage]))
-        plgpu.commit_smem()  # The workers' plain reads of the bias come before TMA writes over it.
-        rows = pl.ds(first + lax.div(item, plan.chunks) * TILE, TILE)
-        columns = pl.ds(lax.rem(item, plan.chunks) * CHUNK, CHUNK)
+    def load(chunk, carry):
+        rows = pl.ds(first + lax.div(chunk, plan.chunks) * TILE, TILE)
+        columns = pl.ds(lax.rem(chunk, plan.chunks) * CHUNK, CHUNK)
         for limb, source in enumerate(codes_gmem):
-            plgpu.copy_gmem_to_smem(source.at[rows, columns], codes.at[stage, limb], ready.at[stage])
-        plgpu.copy_gmem_to_smem(bias_gmem.at[rows], bias.at[stage], ready.at[stage])
+            item = chunk * limbs + limb
+            stage = lax.rem(item, plan.stages)
+            pl.when(item >= plan.stages)(functools.partial(plgpu.barrier_wait, free.at[stage]))
+            plgpu.commit_smem()  # The workers' plain reads of the bias come before TMA writes over it.
+            plgpu.copy_gmem_to_smem(source.at[rows, columns], codes.at[stage], ready.at[stage])
+            plgpu.copy_gmem_to_smem(bias_gmem.at[rows], bias.at[stage], ready.at[stage])
         return carry
 
-    lax.fori_loop(0, items, load, None)
+    lax.fori_loop(0, chunks, load, None)
 
     def drain(item, carry):
         plgpu.barrier_wait(free.at[lax.rem(item, plan.stages)])
         return carry
 
     # Every arrival is awaited once, so that a barrier ends in the phase its waits have seen.
-    lax.fori_loop(items - plan.stages, items, drain, None)
+    lax.fori_loop(chunks * limbs - plan.stages, chunks * limbs, drain, None)
 
 
-def _work(plan, epilogue, score, turn, out_gmem):
+def _work(plan, epilogue, score, out_gmem):
     """Maxima of this worker's tokens over the split's codes, written block by block."""
     worker = lax.axis_index("warpgroup")
     rows = pl.ds((lax.axis_index("tile") * plan.workers + worker) * plan.rows, plan.rows)
@@ -223,11 +219,9 @@ def _work(plan, epilogue, score, turn, out_gmem):
     def block(b, carry):
         def tile(t, maxima):
             scores = score(worker, b * TILES + t)
-            halves = [scores[:, :LANES], scores[:, LANES:]]
-            maxima = jnp.maximum(maxima, jnp.maximum(*halves)) if epilogue else halves[0]
-            if plan.takes_turns:
-                _meet(turn)
-            return maxima
+            if not epilogue:
+                return scores[:, :LANES]
+            return functools.reduce(jnp.maximum, [scores[:, l : l + LANES] for l in range(0, TILE, LANES)], maxima)
 
         lowest = plgpu.layout_cast(jnp.full((plan.rows, LANES), -jnp.inf, jnp.float32), plgpu.Layout.WGMMA)
         maxima = lax.fori_loop(0, TILES, tile, lowest)
@@ -235,44 +229,39 @@ def _work(plan, epilogue, score, turn, out_gmem):
         out_gmem[rows, pl.ds((lax.axis_index("split") * blocks + b) * LANES, LANES)] = maxima
         return carry
 
-    # The second worker is half a tile late, and both meet twice a tile: one multiplies, the other takes maxima.
-    if plan.takes_turns:
-        pl.when(worker == 1)(lambda: _meet(turn))
     lax.fori_loop(0, blocks, block, None)
-    if plan.takes_turns:
-        pl.when(worker == 0)(lambda: _meet(turn))
 
 
-def _meet(turn):
-    plgpu.barrier_arrive(turn)
-    plgpu.barrier_wait(turn)
-
-
-def _scores(plan, products, epilogue, interpreted, u, codes, bias, ready, free, turn, worker, step):
+def _scores(plan, products, epilogue, interpreted, u, codes, bias, ready, free, worker, step):
     """Scores of one tile of codes. -> (rows, TILE)."""
+    limbs = 1 + max(j for _, j in products)
 
-    def stage(chunk):
-        return lax.rem(step * plan.chunks + chunk, plan.stages)
+    def stage(item):  # item: of this tile
+        return lax.rem(step * plan.chunks * limbs + item, plan.stages)
 
-    def issue(accumulator, chunk):
-        for i, j in products:
+    def multiply_limb(accumulator, chunk, limb, first=False):
+        item = chunk * limbs + limb
+        if not first:
+            plgpu.barrier_wait(ready.at[stage(item)])
+        of_tokens = [i for i, j in products if j == limb]
+        for i in of_tokens:
             # Codes are stored by rows, so a tile is the transposed right-hand side; wgmma takes it as it is.
-            plgpu.wgmma(accumulator, u.at[i, worker, chunk], codes.at[stage(chunk), j].transpose((1, 0)))
+            plgpu.wgmma(accumulator, u.at[i, worker, chunk], codes.at[stage(item)].transpose((1, 0)))
+        if not first:
+            # Each wgmma call is one group; groups end in order, so the item before is no longer read.
+            plgpu.wgmma_wait(len(of_tokens))
+            plgpu.barrier_arrive(free.at[stage(item - 1)])
 
     def multiply(accumulator):
-        issue(accumulator, 0)
+        for limb in range(limbs):
+            multiply_limb(accumulator, 0, limb, first=limb == 0)
 
         def proceed(chunk, carry):
-            plgpu.barrier_wait(ready.at[stage(chunk)])
-            issue(accumulator, chunk)
-            # Each wgmma call is one group; groups end in order, so the chunk before is no longer read.
-            plgpu.wgmma_wait(len(products))
-            plgpu.barrier_arrive(free.at[stage(chunk - 1)])
+            for limb in range(limbs):
+                multiply_limb(accumulator, chunk, limb)
             return carry
 
         lax.fori_loop(1, plan.chunks, proceed, None)
-        if plan.takes_turns:
-            _meet(turn)
 
     def product(accumulator):
         multiply(accumulator)
@@ -290,5 +279,5 @@ def _scores(plan, products, epilogue, interpreted, u, codes, bias, ready, free, 
         # The interpreter has no run_state, and adds what the accumulator would have started from.
         scores = pl.run_scoped(product, plgpu.ACC(shape, jnp.float32))
         scores = scores + start if epilogue else scores
-    plgpu.barrier_arrive(free.at[stage(plan.chunks - 1)])
+    plgpu.barrier_arrive(free.at[stage(plan.chunks * limbs - 1)])
     return scores

@@ -27,6 +27,7 @@ FEW_GROUPS = 12  # a token with more candidate groups is scored against every co
 SCAN_NUMBERS = 2**20  # of the codes' numbers that a scan of every code gathers at once, or more:
 SCAN_CODES = 256  # at least so many codes of every token
 NEAR_TIES = 32  # codes too close to tell by score that are compared directly; of more, the first by score
+PART = 32  # of a row, looked through as one for the largest values
 NO_CODE = jnp.iinfo(jnp.int32).max
 EPS = float(jnp.finfo(jnp.float32).eps)
 
@@ -110,7 +111,7 @@ def _search_tile(v, codes: Codes, weight, coarse, error: CoarseError, groups: Gr
     def among_few(chosen):
         own = jax.tree.map(lambda a: a[chosen], tokens)
         upper, _ = bounds(maxima[chosen], own)
-        ids = jnp.sort(groups.members(jax.lax.top_k(upper, few)[1]).reshape(retry, -1), axis=-1)
+        ids = jnp.sort(groups.members(_places_of_largest(upper, few)).reshape(retry, -1), axis=-1)
         return _nearest(own, codes, weight, _largest(_scores(own.u, codes, ids), ids), batch)
 
     def among_all(chosen):
@@ -186,6 +187,18 @@ def _too_close(tokens: _Tile, codes: Codes, scores, ids):
     """Whether rounding may hide that a code is nearer than the first: scores, ids (T, n) -> bool (T, n)."""
     margin = tokens.reach[:, None] * codes.norms[ids] + rounding(tokens.u.shape[1]) * codes.half_norms[ids]
     return (scores > -jnp.inf) & (scores[:, :1] - scores <= margin[:, :1] + margin)
+
+
+def _places_of_largest(values, count: int):
+    """Places of a row's largest values, in two steps, as top_k looks slowly through long rows. (T, n) -> (T, count)."""
+    rows, n = values.shape
+    if n <= 4 * count * PART:
+        return jax.lax.top_k(values, count)[1]
+    parts = jnp.pad(values, ((0, 0), (0, -n % PART)), constant_values=-jnp.inf).reshape(rows, -1, PART)
+    part = jax.lax.top_k(parts.max(axis=-1), count)[1]  # the parts that hold them
+    inside = jnp.take_along_axis(parts, part[:, :, None], axis=1)
+    place = jax.lax.top_k(inside.reshape(rows, -1), count)[1]
+    return jnp.take_along_axis(part, place // PART, axis=1) * PART + place % PART
 
 
 def _largest(scores, ids, count: int = NEAR_TIES):
