@@ -4,11 +4,11 @@ A block of the grid keeps a tile of tokens in shared memory and walks over a ran
 streams the codes there by TMA (the copy engine); the others, the workers, multiply them by their own rows of tokens
 (wgmma) and keep the running maximum of every lane in registers. Neither scores nor indices leave the chip.
 
-A worker's tile of scores is `rows` tokens by TILE codes. Code c of a tile belongs to lane c % LANES, so the maximum
-over a group is elementwise from tile to tile. What bounds the speed, a tile of 128 by 128 at d columns and one product:
-tensor cores 8 d cycles; epilogue 384 cycles (128 moves, 128 maxima at half rate, a thread), mostly hidden behind the
-other worker's product from d = 64 on; codes 256 d bytes from L2, shared by both workers. To make the workers take turns
-between product and epilogue costs more than it hides.
+A worker scores `rows` tokens by a tile of codes. Code c of a tile belongs to lane c % LANES, so the maximum over a
+group is elementwise from tile to tile. What bounds the speed, 64 tokens by 256 codes at d columns and one
+product: tensor cores 8 d cycles; epilogue 384 cycles (128 moves, 128 maxima at half rate, a thread), mostly hidden
+behind the other worker's product from d = 64 on; codes 512 d bytes from L2, shared by both workers. To make the workers
+take turns between product and epilogue costs more than it hides.
 """
 
 import functools
@@ -28,16 +28,15 @@ GROUP = 32  # codes whose scores share one maximum: group s * LANES + l has code
 BLOCK = GROUP * LANES  # codes whose maxima are written at once; K is padded to whole blocks
 NEVER = float(np.finfo(np.float32).max) / 4  # half norm of a code that must not win; finite, so that sums of it are
 
-TILE = 128  # codes a worker scores at once
-TILES = BLOCK // TILE
 CHUNK = 64  # columns of a tile, of one limb, in a stage of the pipeline: 128 bytes of bfloat16, the widest swizzle
 STAGES = 8  # enough in flight to hide the latency of L2; more hide no more
-# Workers, tokens of each, and the stages that must fit beside those, in order of preference.
-LAYOUTS = ((2, 128, 3), (2, 64, 3), (1, 64, 2))
+# Workers, tokens of each, codes of a tile, and the stages that must fit beside those, in order of preference. Tokens
+# times codes are what the registers hold; for two and three products the first is the fastest, for one 128 times 128.
+LAYOUTS = ((2, 64, 256, 3), (2, 64, 128, 3), (1, 64, 128, 2))
 MULTIPROCESSORS = 132  # of an H100 or H200 SXM; another count costs speed only
 # Shared memory a block may have (227 KiB), less barriers, alignment and what the compiler takes for itself.
 SHARED_BYTES = (227 - 4) * 1024
-# The registers of 3 x 128 threads: a worker has TILE accumulators and LANES maxima a thread, the loader next to none.
+# The registers of 3 x 128 threads: a worker has 128 accumulators and 32 maxima a thread, the loader next to none.
 WORKER_REGISTERS, LOADER_REGISTERS = 240, 24
 STORED = (plgpu.TilingTransform((8, CHUNK)), plgpu.SwizzleTransform(128))  # what wgmma reads without bank conflicts
 OUT = "out_type" if "out_type" in inspect.signature(plgpu.kernel).parameters else "out_shape"  # the latter in older jax
@@ -47,7 +46,8 @@ class Plan(NamedTuple):
     """Sizes of one launch."""
 
     workers: int  # warpgroups that multiply
-    rows: int  # tokens of a worker: 64, one wgmma high, or 128
+    rows: int  # tokens of a worker: 64, one wgmma high
+    tile: int  # codes a worker scores at once
     stages: int  # chunks in flight
     chunks: int  # of a tile
     tiles: int  # of workers * rows tokens
@@ -113,12 +113,11 @@ def why_not(device: jax.Device, d: int, code_limbs: int) -> str | None:
 def plan_launch(n: int, k: int, d: int, u_limbs: int) -> Plan:
     """The largest tile of tokens that leaves room for a pipeline, and enough splits to fill the chip."""
     chunks = -(-d // CHUNK)
-    stage_bytes = TILE * CHUNK * 2 + TILE * 4
-    # 256 tokens read 16 bytes of codes a cycle at one product, about what L2 gives; the fewer tokens, the more.
-    for workers, rows, least_stages in LAYOUTS:
+    for workers, rows, tile, least_stages in LAYOUTS:
+        stage_bytes = tile * CHUNK * 2 + tile * 4
         tokens_bytes = u_limbs * workers * rows * chunks * CHUNK * 2
         stages = min(STAGES, (SHARED_BYTES - tokens_bytes) // stage_bytes)
-        half_empty = workers * rows // 2 >= n and (workers, rows) != (1, 64)
+        half_empty = workers == 2 and n <= rows
         if stages >= least_stages and not half_empty:
             break
     else:
@@ -130,7 +129,7 @@ def plan_launch(n: int, k: int, d: int, u_limbs: int) -> Plan:
         return math.ceil(tiles * splits / MULTIPROCESSORS) * (blocks / splits + 0.25)
 
     splits = min((s for s in range(1, blocks + 1) if blocks % s == 0), key=cost)
-    return Plan(workers, rows, stages, chunks, tiles, blocks, splits)
+    return Plan(workers, rows, tile, stages, chunks, tiles, blocks, splits)
 
 
 def _padded(a, rows: int, columns: int):
@@ -162,8 +161,8 @@ def _kernel(plan, products, epilogue, interpreted, u_count, *refs):
     pl.run_scoped(
         run,
         plgpu.SMEM((u_count, plan.workers, plan.chunks, plan.rows, CHUNK), jnp.bfloat16, transforms=STORED),
-        plgpu.SMEM((plan.stages, TILE, CHUNK), jnp.bfloat16, transforms=STORED),
-        plgpu.SMEM((plan.stages, TILE), jnp.float32),
+        plgpu.SMEM((plan.stages, plan.tile, CHUNK), jnp.bfloat16, transforms=STORED),
+        plgpu.SMEM((plan.stages, plan.tile), jnp.float32),
         # A copy by TMA arrives once at its barrier; a worker's arrival counts as one, however many threads it has.
         plgpu.Barrier(num_arrivals=u_count * plan.chunks, num_barriers=plan.workers),
         plgpu.Barrier(num_arrivals=2, num_barriers=plan.stages),
@@ -183,13 +182,13 @@ def _load_tokens(plan, u_gmem, u, u_ready):
 
 
 def _load_codes(plan, codes_gmem, bias_gmem, codes, bias, ready, free):
-    """Streams the chunks of this split's codes, limb by limb, each with the bias of its tile, so that stages are alike."""
+    """Streams the chunks of this split's codes, limb by limb; each with the bias of its tile, so stages are alike."""
     limbs = len(codes_gmem)
-    chunks = plan.blocks // plan.splits * TILES * plan.chunks
+    chunks = plan.blocks // plan.splits * (BLOCK // plan.tile) * plan.chunks
     first = lax.axis_index("split") * (plan.blocks // plan.splits * BLOCK)
 
     def load(chunk, carry):
-        rows = pl.ds(first + lax.div(chunk, plan.chunks) * TILE, TILE)
+        rows = pl.ds(first + lax.div(chunk, plan.chunks) * plan.tile, plan.tile)
         columns = pl.ds(lax.rem(chunk, plan.chunks) * CHUNK, CHUNK)
         for limb, source in enumerate(codes_gmem):
             item = chunk * limbs + limb
@@ -214,17 +213,17 @@ def _work(plan, epilogue, score, out_gmem):
     """Maxima of this worker's tokens over the split's codes, written block by block."""
     worker = lax.axis_index("warpgroup")
     rows = pl.ds((lax.axis_index("tile") * plan.workers + worker) * plan.rows, plan.rows)
-    blocks = plan.blocks // plan.splits
+    blocks, tiles = plan.blocks // plan.splits, BLOCK // plan.tile
 
     def block(b, carry):
         def tile(t, maxima):
-            scores = score(worker, b * TILES + t)
+            scores = score(worker, b * tiles + t)
             if not epilogue:
                 return scores[:, :LANES]
-            return functools.reduce(jnp.maximum, [scores[:, l : l + LANES] for l in range(0, TILE, LANES)], maxima)
+            return functools.reduce(jnp.maximum, [scores[:, l : l + LANES] for l in range(0, plan.tile, LANES)], maxima)
 
         lowest = plgpu.layout_cast(jnp.full((plan.rows, LANES), -jnp.inf, jnp.float32), plgpu.Layout.WGMMA)
-        maxima = lax.fori_loop(0, TILES, tile, lowest)
+        maxima = lax.fori_loop(0, tiles, tile, lowest)
         # Straight from registers: four threads fill a 32-byte sector, and no shared memory is needed.
         out_gmem[rows, pl.ds((lax.axis_index("split") * blocks + b) * LANES, LANES)] = maxima
         return carry
@@ -233,7 +232,7 @@ def _work(plan, epilogue, score, out_gmem):
 
 
 def _scores(plan, products, epilogue, interpreted, u, codes, bias, ready, free, worker, step):
-    """Scores of one tile of codes. -> (rows, TILE)."""
+    """Scores of one tile of codes. -> (plan.rows, plan.tile)."""
     limbs = 1 + max(j for _, j in products)
 
     def stage(item):  # item: of this tile
@@ -267,7 +266,7 @@ def _scores(plan, products, epilogue, interpreted, u, codes, bias, ready, free, 
         multiply(accumulator)
         return accumulator[...]
 
-    shape = (plan.rows, TILE)
+    shape = (plan.rows, plan.tile)
     plgpu.barrier_wait(ready.at[stage(0)])
     if epilogue:
         start = plgpu.layout_cast(bias[stage(0)], plgpu.Layout.WGMMA.reduce(0))

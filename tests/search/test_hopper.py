@@ -19,9 +19,9 @@ from coarse import (
 
 from simvq_jax.search import hopper
 
-# (N, K, d, products): one of each; two blocks of codes; two chunks of a code; two tiles of tokens. None is a multiple
+# (N, K, d, products): one of each; two blocks of codes; four chunks of a code; two tiles of tokens. None is a multiple
 # of a block, and the larger come with one number of products each, as the interpreter takes a second for them.
-CASES = [(1, 1, 1, 1), (1, 1, 1, 2), (37, 519, 8, 3), (65, 2100, 64, 3), (130, 300, 100, 2), (290, 300, 8, 1)]
+CASES = [(1, 1, 1, 1), (1, 1, 1, 2), (37, 519, 8, 3), (65, 2100, 64, 3), (130, 300, 200, 2), (290, 300, 8, 1)]
 SHARED_MEMORY = 227 * 1024  # bytes that one block may have
 H200 = types.SimpleNamespace(platform="gpu", compute_capability="9.0", device_kind="NVIDIA H200")
 
@@ -36,8 +36,10 @@ def test_maxima_equal_float64(case):
 
 def test_the_cases_take_every_way_through_the_kernel():
     plans = [hopper.plan_launch(n, k, d, U_LIMBS[products]) for n, k, d, products in CASES]
-    assert {plan[:2] for plan in plans} == {(1, 64), (2, 64), (2, 128)}
-    for size in ("chunks", "tiles", "blocks", "splits"):
+    assert {plan[:3] for plan in plans} == {layout[:3] for layout in hopper.LAYOUTS}
+    assert {plan.chunks for plan in plans} == {1, 4}
+    assert {plan.tiles for plan in plans} >= {1, 2}
+    for size in ("blocks", "splits"):
         assert {getattr(plan, size) for plan in plans} == {1, 2}, size
 
 
@@ -111,9 +113,9 @@ def test_plan(d, products):
             assert plan.chunks * hopper.CHUNK >= d
             assert plan.blocks % plan.splits == 0
             held = plan.workers * plan.rows * plan.chunks * hopper.CHUNK * 2 * U_LIMBS[products]
-            streamed = plan.stages * hopper.TILE * (hopper.CHUNK * 2 + 4)
+            streamed = plan.stages * plan.tile * (hopper.CHUNK * 2 + 4)
             assert held + streamed < SHARED_MEMORY
-            assert 2 <= plan.stages <= plan.blocks // plan.splits * hopper.TILES * plan.chunks
+            assert 2 <= plan.stages <= plan.blocks // plan.splits * hopper.BLOCK // plan.tile * plan.chunks
 
 
 def test_a_few_tokens_fill_the_chip_by_splitting_the_codes():
