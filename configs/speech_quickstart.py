@@ -29,7 +29,7 @@ def get_config():
 
     config.model.kind = "seanet_vocos"
     config.model.width = 8
-    config.model.ratios = (5, 4, 4, 2)
+    config.model.ratios = (2, 4, 4, 5)
     config.model.residual_blocks = 1
     config.model.lstm_layers = 1
     config.model.decoder_width = 128

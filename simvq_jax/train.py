@@ -42,7 +42,7 @@ MAY_CHANGE = (
     "steps",
     "max_skipped_in_a_row",
 )
-MAY_CHANGE_UNDER = ("mesh.", "data.threads", "data.eval_", "data.data_dir")
+MAY_CHANGE_UNDER = ("mesh.", "data.threads", "data.eval_", "data.data_dir", "metrics.")
 MAY_MOVE = (
     "losses.lpips_vgg",
     "losses.lpips_linear",

@@ -14,6 +14,7 @@ from tiny_sound import tiny_sound_config
 from simvq_jax import build, observer, train
 from simvq_jax.build.quantizers import QUANTIZERS
 from simvq_jax.drawing.curves import read_metrics
+from simvq_jax.evaluate import make_scorer
 from simvq_jax.inputs import first_examples
 
 
@@ -232,7 +233,7 @@ def test_every_key_is_read(tmp_path):
         build.build_quantizer(Spy(other, read), jnp.float32)
     build.build_autoencoder(Spy(tiny_config(model__kind="vit", quantizer__stages=2), read))
     sound = Spy(tiny_sound_config(data__vary_loudness=True), read)
-    build.build_networks(sound)
+    make_scorer(sound, build.build_networks(sound).autoencoder, {})
     build.build_objective(sound)
     first_examples(sound, 1)
     assert set(flatten(simvq)) - read == set()

@@ -4,32 +4,15 @@
 float32 (samples,), equally long, at `sample_rate` samples a second.
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 import numpy as np
 
 from simvq_jax.dsp import before, log_mel
+from simvq_jax.metrics.packages import package, resampled
 
 MEL_FFT, MEL_HOP = 1024, 256
 
 PESQ_RATE = 16_000  # of the wideband measure
-
-
-class Pitch(NamedTuple):
-    """Of each frame. hertz: (frames,), NaN where unvoiced; periodicity: (frames,) from 0 to 1."""
-
-    hertz: np.ndarray
-    periodicity: np.ndarray
-
-
-class PitchErrors(NamedTuple):
-    """periodicity: root mean square difference; cents: root mean square over frames voiced in both, NaN without any;
-    vuv_f1: F1 of voiced against unvoiced frames, NaN where the recordings have no voiced frame at all."""
-
-    periodicity: float
-    cents: float
-    vuv_f1: float
 
 
 def mel_distance(sound, target, lengths, sample_rate: int):
@@ -69,7 +52,7 @@ def stoi(sound: np.ndarray, target: np.ndarray, sample_rate: int) -> float:
     """
     import warnings
 
-    pystoi = _package("pystoi", "audio")
+    pystoi = package("pystoi", "audio")
     if not np.any(target):  # pystoi would compare all frames of silence, and give 0
         return float("nan")
     with warnings.catch_warnings():
@@ -85,37 +68,12 @@ def pesq(sound: np.ndarray, target: np.ndarray, sample_rate: int) -> float:
 
     NaN where it finds no utterance. Raises ModuleNotFoundError where pesq or soxr is not installed.
     """
-    package, soxr = _package("pesq", "pesq"), _package("soxr", "audio")
-    at_rate = [x if sample_rate == PESQ_RATE else soxr.resample(x, sample_rate, PESQ_RATE) for x in (target, sound)]
-    score = package.pesq(PESQ_RATE, *at_rate, "wb", on_error=package.PesqError.RETURN_VALUES)
+    measure = package("pesq", "pesq")
+    at_rate = (resampled(x, sample_rate, PESQ_RATE) for x in (target, sound))
+    score = measure.pesq(PESQ_RATE, *at_rate, "wb", on_error=measure.PesqError.RETURN_VALUES)
     return float(score) if score >= 0 else float("nan")
-
-
-def pitch_errors(sound: Pitch, target: Pitch) -> PitchErrors:
-    """Differences of pitch, as Vocos and SimVQ report them (after CARGAN, 2110.10139)."""
-    periodicity = np.sqrt(np.mean((sound.periodicity - target.periodicity) ** 2))
-    voiced, wanted = ~np.isnan(sound.hertz), ~np.isnan(target.hertz)
-    both = voiced & wanted
-    cents = 1200 * np.log2(target.hertz[both] / sound.hertz[both])
-    either = voiced.sum() + wanted.sum()
-    return PitchErrors(
-        float(periodicity),
-        float(np.sqrt(np.mean(cents**2))) if both.any() else float("nan"),
-        float(2 * both.sum() / either) if either else float("nan"),
-    )
 
 
 def bits_per_second(codebook_sizes: tuple[int, ...], tokens_per_second: float) -> float:
     """Of indices stored at log2 K bits each, for every codebook."""
     return float(tokens_per_second * sum(np.log2(size) for size in codebook_sizes))
-
-
-def _package(name: str, extra: str):
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"{name} is not installed, which measures speech: pip install 'simvq_jax[{extra}]'."
-        ) from error

