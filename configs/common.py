@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.max_seconds = 60.0  # longer recordings are skipped and listed
     config.data.vary_loudness = False  # sound: scale each training clip to a peak drawn from `loudness`
     config.data.loudness = (-6.0, -1.0)  # dB of full scale
+    config.data.speed = (1.0, 1.0)  # sound: slowest and fastest that training clips are played at
     config.data.max_pixels = 178_956_970  # larger pictures are skipped and listed
     config.data.threads = 16
     config.data.eval_crops = 1  # of every picture: 1 = its centre, more = an even grid, overlapping where many

@@ -54,7 +54,8 @@ def _cut(config) -> Cut:
     data = config.data
     if of_sound(config):
         (samples,) = example_shape(config)
-        return recording_cut(samples=samples, loudness=tuple(data.loudness) if data.vary_loudness else None)
+        loudness = tuple(data.loudness) if data.vary_loudness else None
+        return recording_cut(samples=samples, loudness=loudness, speed=tuple(data.speed))
     return picture_cut(
         size=data.size,
         resize_short=data.resize_short,

@@ -73,12 +73,15 @@ def _crop(
     return {"image": image}
 
 
-def recording_cut(*, samples: int, loudness: tuple[float, float] | None) -> Cut:
+def recording_cut(
+    *, samples: int, loudness: tuple[float, float] | None, speed: tuple[float, float] = (1.0, 1.0)
+) -> Cut:
     """Rows {"audio": float32 (samples,)}; a shorter recording is repeated.
 
     Args:
       samples: of a clip.
       loudness: quietest and loudest peak in dB of full scale, drawn anew for each clip; None keeps the recording's.
+      speed: slowest and fastest that a clip is played at, which changes its pitch too; 1 and 1 keep the recording's.
 
     Raises:
       ValueError: a number is out of its range.
@@ -89,9 +92,18 @@ def recording_cut(*, samples: int, loudness: tuple[float, float] | None) -> Cut:
         raise ValueError(
             f"The loudness {tuple(loudness)} is not quietest <= loudest <= 0 dB; give two levels that are."
         )
-    return functools.partial(_clip, samples=samples, loudness=loudness)
+    if not 0.5 <= speed[0] <= speed[1] <= 2:
+        raise ValueError(f"The speed {tuple(speed)} is not 0.5 <= slowest <= fastest <= 2; give two speeds that are.")
+    return functools.partial(_clip, samples=samples, loudness=loudness, speed=speed)
 
 
-def _clip(item: Item, rng: np.random.Generator, *, samples: int, loudness: tuple[float, float] | None) -> Batch:
-    clip = sounds.random_clip(item["audio"], samples, rng)
+def _clip(
+    item: Item,
+    rng: np.random.Generator,
+    *,
+    samples: int,
+    loudness: tuple[float, float] | None,
+    speed: tuple[float, float],
+) -> Batch:
+    clip = sounds.random_clip_at_speed(item["audio"], samples, *speed, rng)
     return {"audio": clip if loudness is None else sounds.change_loudness(clip, *loudness, rng)}

@@ -86,6 +86,18 @@ def random_clip(sound: np.ndarray, samples: int, rng: np.random.Generator) -> np
     return sound[start : start + samples]
 
 
+def random_clip_at_speed(
+    sound: np.ndarray, samples: int, slowest: float, fastest: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A random clip, played at a speed drawn evenly by its logarithm: (samples,)."""
+    if slowest == fastest == 1:
+        return random_clip(sound, samples, rng)
+    _, soxr = _codecs()
+    speed = float(np.exp(rng.uniform(np.log(slowest), np.log(fastest))))
+    clip = random_clip(sound, int(np.ceil(samples * speed)) + 1, rng)
+    return soxr.resample(clip, speed, 1.0)[:samples]
+
+
 def tile(sound: np.ndarray, samples: int) -> np.ndarray:
     """The sound over and over, cut at `samples`."""
     return np.resize(sound, samples)

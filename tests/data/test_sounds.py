@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from simvq_jax.data.sounds import UnreadableSound, change_loudness, decode_sound, random_clip, tile
+from simvq_jax.data.sounds import (
+    UnreadableSound,
+    change_loudness,
+    decode_sound,
+    random_clip,
+    random_clip_at_speed,
+    tile,
+)
 
 
 def sine(seconds=0.5, rate=24_000, hertz=440.0):
@@ -99,6 +106,20 @@ def test_a_clip_is_a_part_or_repeats_a_shorter_sound():
     np.testing.assert_array_equal(clip, clip[0] + np.arange(4))
     np.testing.assert_array_equal(random_clip(x, 25, np.random.default_rng(0)), np.tile(x, 3)[:25])
     np.testing.assert_array_equal(tile(x[:1], 3), np.zeros(3))
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_a_faster_clip_is_higher(speed):
+    tone = np.sin(2 * np.pi * 400 * np.arange(16_000) / 16_000).astype(np.float32)
+    clip = random_clip_at_speed(tone, 8000, speed, speed, np.random.default_rng(0))
+    assert clip.shape == (8000,) and clip.dtype == np.float32
+    assert np.abs(np.fft.rfft(clip * np.hanning(8000))).argmax() * 2 == pytest.approx(400 * speed, abs=3)
+
+
+def test_clips_at_other_speeds_have_their_length_however_short_the_sound():
+    for seed, length in enumerate((1, 50, 999, 1000, 1001, 5000)):
+        sound = np.ones(length, np.float32)
+        assert random_clip_at_speed(sound, 1000, 0.7, 1.6, np.random.default_rng(seed)).shape == (1000,)
 
 
 def test_loudness_lies_between_the_two_levels():
