@@ -3,10 +3,11 @@
     bash launch/quickstart.sh speech
 or  python -m simvq_jax.train --config=configs/speech_quickstart.py --workdir=runs/speech_quickstart
 
-Needs two CPU cores. The discriminators, which cost more than the rest, take part in the last 300 of 1,800 steps.
+Needs two CPU cores. The discriminators, which cost more than the rest, take part in the last 150 of 2,300 steps.
 
-Expect: not measured yet in full. Without discriminators the mel loss was 1.06 after 600 steps, in 7.2 minutes with
-compilation (two cores, one run, 2026-11-26); docs/NOTES.md has what was tried and what is missing.
+Expect, on the 17 held-out recordings (sentences and voices that training never heard; two cores beside other work, 18
+minutes, one run, 2026-11-26): mel distance from 1.95 to 0.89, STOI from .41 to .69, 95% of the codes in use. Training's
+own mel loss ends at 0.72: a few minutes of speech are learnt by heart. docs/NOTES.md has what was tried.
 """
 
 from configs import common, recipes
@@ -14,10 +15,10 @@ from configs import common, recipes
 
 def get_config():
     config = common.get_config()
-    config.steps = 1800
+    config.steps = 2300
     config.batch_size = 16
     config.log_every = 20
-    config.eval_every = 600
+    config.eval_every = 1150
     config.checkpoint_every = 300
 
     config.data.source = "speech"
@@ -41,7 +42,7 @@ def get_config():
     config.losses.l1 = 0.0
     config.losses.quantizer = 100.0
     config.discriminator.share = 0.0625
-    config.discriminator.start = 1500
+    config.discriminator.start = 2150
     config.discriminator.periods = (2, 3)
     config.discriminator.resolutions = (512,)
     config.discriminator.band_sizes = (512,)

@@ -16,6 +16,9 @@ COLUMNS = (
     ("eval/mel_distance", "mel distance", "{:.3f}"),
     ("eval/stoi", "STOI", "{:.3f}"),
     ("eval/pesq", "PESQ", "{:.2f}"),
+    ("eval/utmos", "UTMOS", "{:.2f}"),
+    ("eval/vuv_f1", "V/UV F1", "{:.2f}"),
+    ("eval/vuv_f1_pyin", "V/UV F1 (pYIN)", "{:.2f}"),
     ("train/codebook_utilization", "in use, training", "{:.1%}"),
     ("eval/tokens", "held-out tokens", "{:,.0f}"),
 )
