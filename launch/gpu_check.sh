@@ -25,6 +25,7 @@ if [ "${CHECK_ON_CPU:-}" = 1 ]; then
   cases=(--most_codes=600)
   limits=(--codebook_sizes=256 --dims=8 --tokens=64 --repeats=2)
   grid=(--codebook_sizes=256,1024 --dims=8 --tokens=64 --repeats=2 --nolimits)
+  lengths=(--codebook_sizes=256 --dims=16 --tokens=64 --repeats=2 --nolimits)
   peers=(--codebook_sizes=256 --dims=8 --tokens=64 --repeats=2 --peers=naive_jnp)
   step=(--settings=small --codebook_sizes=64 --batch_size=2 --repeats=1)
   training=(--config.steps=2 --config.batch_size=4 --config.model.width=8 --config.model.norm_groups=8
@@ -32,13 +33,14 @@ if [ "${CHECK_ON_CPU:-}" = 1 ]; then
 else
   cases=()
   limits=(--codebook_sizes=65536 --dims=128,512 --tokens=16384 --repeats=20)
-  grid=(--codebook_sizes=65536,1024,8192,262144,1048576 --dims=128,64,256,512,8 --tokens=16384 --repeats=20 --nolimits)
+  grid=(--codebook_sizes=65536,1024,8192,262144,1048576 --dims=128 --tokens=16384 --repeats=20 --nolimits)
+  lengths=(--codebook_sizes=65536 --dims=512,64,256,8 --tokens=16384 --repeats=20 --nolimits)
   peers=(--codebook_sizes=65536,1024 --dims=128 --tokens=16384 --repeats=20
     --peers=naive_jnp,torch_cdist,torch_official,torch_official_compiled,vector_quantize_pytorch)
   step=(--settings=official --codebook_sizes=65536 --batch_size=32 --repeats=10 --calls=3)
   training=(--config.steps=200)
 fi
-seconds_kernels=150 seconds_limits=80 seconds_search=120 seconds_peers=80 seconds_step=80 seconds_training=60
+seconds_kernels=140 seconds_limits=60 seconds_search=80 seconds_lengths=60 seconds_peers=70 seconds_step=75 seconds_training=55
 
 if [ -z "${PYTHON:-}" ]; then
   # The libraries of CUDA are large: they are of use beside an NVIDIA GPU only.
@@ -56,7 +58,7 @@ fi
 export XLA_PYTHON_CLIENT_PREALLOCATE=false  # PyTorch needs its share of the device
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
-rm -f "$out"/{summary,kernels,limits,search,peers,train_step}.json "$out"/{limits,search,peers}.md "$out"/*.log "$out"/metrics.jsonl
+rm -f "$out"/{summary,kernels,limits,search,lengths,peers,train_step}.json "$out"/{limits,search,lengths,peers}.md "$out"/*.log "$out"/metrics.jsonl
 results=() failed=0 left_out=0
 
 # Ends the part with this entry of the summary, which is whole after every part.
@@ -105,6 +107,8 @@ part limits "$seconds_limits" benchmarks.search \
   "$PYTHON" -m benchmarks.search "${limits[@]}" --peers=none --passes=forward --memory_gb=40 --out="$out/limits.json"
 part search "$seconds_search" benchmarks.search \
   "$PYTHON" -m benchmarks.search "${grid[@]}" --peers=none --passes=forward --memory_gb=40 --out="$out/search.json"
+part lengths "$seconds_lengths" benchmarks.search \
+  "$PYTHON" -m benchmarks.search "${lengths[@]}" --peers=none --passes=forward --memory_gb=40 --out="$out/lengths.json"
 if [ -f "$out/search.json" ]; then
   # All its rows with indices are ours.
   part search_exactness 5 sys bash -c "! grep -n '\"wrong_indices\": [1-9]' '$out/search.json'"

@@ -176,6 +176,8 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0, crepe: str 
     """
     tokenizer = load(run)
     config = tokenizer.config
+    if (crepe or utmos) and not of_sound(config):
+        raise ValueError(f"{run} is a tokenizer of pictures but crepe and utmos are of sound: leave them out.")
     config.metrics.crepe = crepe or config.metrics.crepe
     config.metrics.utmos = utmos or config.metrics.utmos
     mesh = make_mesh()

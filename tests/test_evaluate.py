@@ -146,6 +146,11 @@ def test_data_that_is_none_gets_one_sentence(run, data, limit, sentence):
         evaluate.evaluate_run(run, data, limit)
 
 
+def test_weights_that_score_sound_are_refused_for_pictures(run):
+    with pytest.raises(ValueError, match="is a tokenizer of pictures but crepe and utmos are of sound"):
+        evaluate.evaluate_run(run, crepe="full.pth")
+
+
 def test_a_set_without_a_readable_picture_is_refused(run, tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"none of the 3 held-out crops of .* can be read"):

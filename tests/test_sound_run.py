@@ -99,7 +99,7 @@ def test_every_held_out_recording_has_a_row(run, evaluation):
     rows = list(csv.DictReader((run / "evaluation_files.csv").read_text().splitlines()))
     assert [row["file"] for row in rows] == sorted(evaluation.rows)
     assert {row["file"].split("/")[0] for row in rows} == {"held_out_sentences", "held_out_voices"}
-    for name in ("mel_distance", "stoi", "si_sdr"):
+    for name in ("mel_distance", "stoi", "si_sdr", "vuv_f1_pyin", "periodicity_error_pyin"):
         mean = np.mean([float(row[name]) for row in rows])
         assert evaluation.metrics[f"eval/{name}"] == pytest.approx(mean, rel=1e-4), name
 

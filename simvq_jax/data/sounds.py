@@ -89,7 +89,7 @@ def random_clip(sound: np.ndarray, samples: int, rng: np.random.Generator) -> np
 def random_clip_at_speed(
     sound: np.ndarray, samples: int, slowest: float, fastest: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """A random clip, played at a speed drawn evenly by its logarithm: (samples,)."""
+    """A random clip, played at a speed drawn log-uniformly: (samples,); full-scale peaks may grow a little."""
     if slowest == fastest == 1:
         return random_clip(sound, samples, rng)
     _, soxr = _codecs()

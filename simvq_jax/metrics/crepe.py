@@ -1,15 +1,28 @@
-"""Pitch by CREPE, as CARGAN (2110.10139), Vocos and SimVQ measure it; without their dither of a third of a semitone."""
+"""Pitch by CREPE, as CARGAN (2110.10139), Vocos and SimVQ measure it; but without the dither.
+
+They add noise of up to 20 cents to each pitch (8 root mean square), so their `cents` are never under about 12.
+"""
 
 import jax
 import numpy as np
 
-from simvq_jax.metrics.pitch import HIGHEST, LOWEST, Pitch, Tracker, frames_of, is_silent, triangle, viterbi
+from simvq_jax.metrics.pitch import (
+    CENTS,
+    HIGHEST,
+    LOWEST,
+    REACH,
+    Pitch,
+    Tracker,
+    frames_of,
+    is_silent,
+    triangle,
+    viterbi,
+)
 from simvq_jax.models.pretrained.crepe import BINS, Crepe, crepe_params, normalised
 from simvq_jax.models.pretrained.weights import read_weights
 
 UNVOICED = 0.21  # periodicity under which a frame has no pitch
-CENTS_A_BIN, LOWEST_BIN = 20, 1997.3794084376191  # cents above 10 Hz of the first pitch
-REACH = 12  # pitches from one frame to the next
+LOWEST_BIN = 1997.3794084376191  # cents above 10 Hz of the first pitch
 AT_ONCE = 512  # frames
 
 
@@ -19,7 +32,11 @@ def crepe_tracker(path: str) -> Tracker:
     Raises FileNotFoundError and WeightFileError as `read_weights`, and where tensors are missing or misshapen.
     """
     size, params = crepe_params(read_weights(path), f"The CREPE weights in {path}")
-    network = jax.jit(lambda frames: Crepe(size).apply({"params": params}, normalised(frames)))
+
+    @jax.jit
+    def network(frames):
+        with jax.default_matmul_precision("highest"):
+            return Crepe(size).apply({"params": params}, normalised(frames))
 
     def track(sound: np.ndarray, sample_rate: int) -> Pitch:
         frames = frames_of(sound, sample_rate)
@@ -37,9 +54,9 @@ def decode(likely: np.ndarray, silent: np.ndarray) -> Pitch:
     odds = np.where(allowed, np.exp(likely.astype(np.float64)), 0.0)
     path = viterbi(odds / odds.sum(axis=1, keepdims=True), triangle(BINS, REACH))
     periodicity = np.where(silent, 0.0, likely[np.arange(len(path)), path])
-    hertz = 10 * 2 ** ((CENTS_A_BIN * path + LOWEST_BIN) / 1200)
+    hertz = 10 * 2 ** ((CENTS * path + LOWEST_BIN) / 1200)
     return Pitch(np.where(periodicity < UNVOICED, np.nan, hertz), periodicity)
 
 
 def _bin_of(hertz: float) -> float:
-    return (1200 * np.log2(hertz / 10) - LOWEST_BIN) / CENTS_A_BIN
+    return (1200 * np.log2(hertz / 10) - LOWEST_BIN) / CENTS

@@ -9,10 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simvq_jax.dsp import hann
 from simvq_jax.metrics.packages import resampled
 
 RATE, FRAME, HOP = 16_000, 1024, 160  # samples a second, of a frame, and between two frames
 LOWEST, HIGHEST = 50.0, 550.0  # Hz that are looked for
+CENTS = 20  # between two pitches that are told apart
+REACH = 12  # of those, from one frame to the next
 SILENCE = -60.0  # dB of the mean A-weighted level under which a frame is silent
 REFERENCE_DB = 20.0
 FLOOR_DB, RANGE_DB = -100.0, 80.0  # of a level; below the loudest
@@ -61,8 +64,7 @@ def frames_of(sound: np.ndarray, sample_rate: int) -> np.ndarray:
 
 def is_silent(frames: np.ndarray) -> np.ndarray:
     """Frames whose mean A-weighted level is under -60 dB, as CARGAN decides it: (frames, 1024) -> bool (frames,)."""
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / FRAME)
-    power = np.abs(np.fft.rfft(frames * window)) ** 2
+    power = np.abs(np.fft.rfft(frames * hann(FRAME))) ** 2
     level = np.maximum(10 * np.log10(np.maximum(power, TINY)), FLOOR_DB)
     level = np.maximum(level, level.max() - RANGE_DB)
     return (level + a_weighting(np.fft.rfftfreq(FRAME, 1 / RATE))).mean(axis=1) - REFERENCE_DB < SILENCE

@@ -8,17 +8,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simvq_jax.metrics.pitch import FRAME, HIGHEST, LOWEST, RATE, Pitch, frames_of, is_silent, triangle, viterbi
+from simvq_jax.metrics.pitch import (
+    CENTS,
+    FRAME,
+    HIGHEST,
+    LOWEST,
+    RATE,
+    REACH,
+    Pitch,
+    frames_of,
+    is_silent,
+    triangle,
+    viterbi,
+)
 
 LONGEST = int(RATE / LOWEST)  # samples of a period
 SHORTEST = int(RATE / HIGHEST)
-CENTS = 20  # of a state
 STATES = int(1200 * np.log2(HIGHEST / LOWEST) / CENTS) + 1
-REACH = 12  # states from one frame to the next
 STAYS = 0.99  # probability that the next frame is voiced, or unvoiced, as this one
 FALLBACK = 0.01  # share of a threshold that goes to the deepest dip where none is under it
 THRESHOLDS = np.arange(1, 101) / 100
-ALPHA, BETA = 2, 18  # of the thresholds' distribution, whose mean is 0.1
+PRIOR = THRESHOLDS * (1 - THRESHOLDS) ** 17  # of the thresholds: beta(2, 18), whose mean is 0.1
+PRIOR = PRIOR / PRIOR.sum()
 
 
 class Candidates(NamedTuple):
@@ -78,11 +89,6 @@ def _candidates(dips: np.ndarray) -> Candidates:
     return Candidates(RATE / (places + shift)[kept], probability[kept])
 
 
-def _prior() -> np.ndarray:
-    weights = THRESHOLDS ** (ALPHA - 1) * (1 - THRESHOLDS) ** (BETA - 1)
-    return weights / weights.sum()
-
-
 def _state(hertz: np.ndarray) -> np.ndarray:
     state = np.round(1200 * np.log2(hertz / LOWEST) / CENTS).astype(int)
     return np.clip(state, 0, STATES - 1)
@@ -94,6 +100,3 @@ def _nearest(candidates: Candidates, state: int) -> float:
     if not mine.any():
         return float(LOWEST * 2 ** (state * CENTS / 1200))
     return float(candidates.hertz[np.where(mine, candidates.probability, -1).argmax()])
-
-
-PRIOR = _prior()

@@ -8,7 +8,7 @@ import numpy as np
 from simvq_jax.metrics.packages import resampled
 from simvq_jax.models.pretrained.utmos import Utmos, utmos_params
 from simvq_jax.models.pretrained.wav2vec2 import frames_of
-from simvq_jax.models.pretrained.weights import read_weights
+from simvq_jax.models.pretrained.weights import WeightFileError, read_weights
 
 RATE = 16_000
 
@@ -19,10 +19,16 @@ def utmos_scorer(path: str) -> Callable[[np.ndarray, int], float]:
     path: the authors' checkpoint as .npz or .safetensors, or a PyTorch file of its state_dict alone.
     Raises FileNotFoundError and WeightFileError as `read_weights`, and where tensors are missing or misshapen.
     """
-    weights = read_weights(path)
-    weights = {name.removeprefix("state_dict."): tensor for name, tensor in weights.items()}
+    try:
+        weights = read_weights(path)
+    except WeightFileError as error:
+        raise WeightFileError(f"{error} Of UTMOS's own checkpoint save the state_dict alone, and give that.") from error
     params = utmos_params(weights, f"The UTMOS weights in {path}")
-    network = jax.jit(lambda sound, lengths: Utmos().apply({"params": params}, sound, lengths))
+
+    @jax.jit
+    def network(sound, lengths):
+        with jax.default_matmul_precision("highest"):
+            return Utmos().apply({"params": params}, sound, lengths)
 
     def score(sound: np.ndarray, sample_rate: int) -> float:
         sound = resampled(sound, sample_rate, RATE).astype(np.float32)

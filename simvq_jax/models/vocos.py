@@ -52,10 +52,9 @@ class DepthwiseConv(nn.Module):
         """x: (b, t, c) -> the same."""
         kernel = self.param("kernel", NARROW, (self.size, 1, x.shape[-1]))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        padded = jnp.pad(x, ((0, 0), (self.size // 2,) * 2, (0, 0)))
+        padded = jnp.pad(x.astype(jnp.float32), ((0, 0), (self.size // 2,) * 2, (0, 0)))
         shifted = (padded[:, i : i + x.shape[1]] * kernel[i][None] for i in range(self.size))
-        return sum(shifted, start=bias[None, None])
+        return sum(shifted, start=bias[None, None]).astype(self.dtype or x.dtype)
 
 
 class ResidualBlock(nn.Module):

@@ -33,9 +33,11 @@ class SoundScorer:
         self._rate, self._hop = sample_rate, autoencoder.hop
         self._optional = _installed()
         self._track = crepe_tracker(crepe) if crepe else pyin_pitch
-        self._pitch = {name if crepe else f"{name}_pyin": field for name, field in PITCH.items()}
-        self._opinion = _opinion(utmos)
-        self.may_lack = ("si_sdr", *OPTIONAL, *self._pitch, *self._opinion)
+        self._pitch = (
+            {name if crepe else f"{name}_pyin": field for name, field in PITCH.items()} if _resamples() else {}
+        )
+        self._utmos = _utmos(utmos)
+        self.may_lack = ("si_sdr", *OPTIONAL, *self._pitch, *self._utmos)
 
         @jax.jit
         def score(variables, sound, lengths, mask):
@@ -47,17 +49,18 @@ class SoundScorer:
         return self._score(variables, batch["audio"], batch["lengths"], batch["mask"])
 
     def on_host(self, batch, reconstruction) -> dict[str, np.ndarray]:
-        sounds, names = local(reconstruction), ["si_sdr", *self._optional, *self._pitch, *self._opinion]
+        sounds, names = local(reconstruction), ["si_sdr", *self._optional, *self._pitch, *self._utmos]
         figures = {name: np.full((len(sounds),), np.nan) for name in names}
         for row in np.flatnonzero(batch["mask"]):
             sound, target = (x[row, : batch["lengths"][row]] for x in (sounds, batch["audio"]))
             figures["si_sdr"][row] = si_sdr(sound, target)
             for name, function in self._optional.items():
                 figures[name][row] = function(sound, target, self._rate)
-            errors = pitch_errors(*(self._track(x, self._rate) for x in (sound, target)))
-            for name, field in self._pitch.items():
-                figures[name][row] = getattr(errors, field)
-            for name, function in self._opinion.items():
+            if self._pitch:
+                errors = pitch_errors(*(self._track(x, self._rate) for x in (sound, target)))
+                for name, field in self._pitch.items():
+                    figures[name][row] = getattr(errors, field)
+            for name, function in self._utmos.items():
                 figures[name][row] = function(sound, self._rate)
         return figures
 
@@ -75,16 +78,22 @@ class SoundScorer:
 
 def _installed() -> dict:
     """Functions of OPTIONAL whose package is installed; the others are named once."""
-    found = {}
-    for name, (function, package, extra) in OPTIONAL.items():
-        if importlib.util.find_spec(package):
-            found[name] = function
-        else:
-            logging.warning("%s is not installed: going on without it (pip install 'simvq_jax[%s]').", package, extra)
-    return found
+    return {name: function for name, (function, package, extra) in OPTIONAL.items() if _is_there(package, extra)}
 
 
-def _opinion(utmos: str) -> dict:
+def _resamples() -> bool:
+    """Whether there is what brings sound to the rate of the pitch trackers."""
+    return _is_there("soxr", "audio")
+
+
+def _is_there(package: str, extra: str) -> bool:
+    if importlib.util.find_spec(package):
+        return True
+    logging.warning("%s is not installed: going on without it (pip install 'simvq_jax[%s]').", package, extra)
+    return False
+
+
+def _utmos(utmos: str) -> dict:
     """The score that needs no original, if there are weights for it."""
     if utmos:
         return {"utmos": utmos_scorer(utmos)}

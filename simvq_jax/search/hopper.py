@@ -31,7 +31,7 @@ NEVER = float(np.finfo(np.float32).max) / 4  # half norm of a code that must not
 CHUNK = 64  # columns of a tile, of one limb, in a stage of the pipeline: 128 bytes of bfloat16, the widest swizzle
 STAGES = 8  # enough in flight to hide the latency of L2; more hide no more
 # Workers, tokens of each, codes of a tile, and the stages that must fit beside those, in order of preference. Tokens
-# times codes are what the registers hold; for two and three products the first is the fastest, for one 128 times 128.
+# times codes are what the registers hold. 128 times 128 is slower for two and three products, and no search takes one.
 LAYOUTS = ((2, 64, 256, 3), (2, 64, 128, 3), (1, 64, 128, 2))
 MULTIPROCESSORS = 132  # of an H100 or H200 SXM; another count costs speed only
 # Shared memory a block may have (227 KiB), less barriers, alignment and what the compiler takes for itself.
@@ -64,7 +64,7 @@ def group_maxima(u_limbs, code_limbs, half_norms, products, *, epilogue=True, in
     Args:
         u_limbs: bfloat16 (N, d) each, the limbs of the tokens. code_limbs: bfloat16 (K, d) each.
         half_norms: float32 (K,), NEVER or inf where a code must not win.
-        products: pairs (i, j) of limbs to multiply and add.
+        products: pairs (i, j) of limbs to multiply and add; limbs of codes beyond the largest j are not looked at.
         epilogue: False leaves half norms and maxima out, to time the product; the result is then meaningless.
         interpret: parameters of the GPU interpreter, to run on a CPU.
 
@@ -75,6 +75,7 @@ def group_maxima(u_limbs, code_limbs, half_norms, products, *, epilogue=True, in
     Raises:
         ValueError: d beyond what fits shared memory.
     """
+    code_limbs = code_limbs[: 1 + max(j for _, j in products)]  # all that are loaded must be multiplied
     (n, d), (k,) = u_limbs[0].shape, half_norms.shape
     plan = plan_launch(n, k, d, len(u_limbs))
     tokens, codes, columns = plan.tiles * plan.workers * plan.rows, plan.blocks * BLOCK, plan.chunks * CHUNK
@@ -98,7 +99,7 @@ def group_maxima(u_limbs, code_limbs, half_norms, products, *, epilogue=True, in
 def why_not(device: jax.Device, d: int, code_limbs: int) -> str | None:
     """Why the kernel cannot search codes of length d on such a device with two limbs of the tokens, or None.
 
-    code_limbs: of no matter here, for one is loaded after the other.
+    code_limbs: of no matter here, where one is loaded after the other; the TPU kernel holds all.
     """
     capability = getattr(device, "compute_capability", "none")
     if device.platform not in ("gpu", "cuda") or capability != "9.0":
@@ -111,7 +112,7 @@ def why_not(device: jax.Device, d: int, code_limbs: int) -> str | None:
 
 
 def plan_launch(n: int, k: int, d: int, u_limbs: int) -> Plan:
-    """The largest tile of tokens that leaves room for a pipeline, and enough splits to fill the chip."""
+    """The first of LAYOUTS that leaves room for a pipeline, and enough splits to fill the chip."""
     chunks = -(-d // CHUNK)
     for workers, rows, tile, least_stages in LAYOUTS:
         stage_bytes = tile * CHUNK * 2 + tile * 4

@@ -198,7 +198,7 @@ def _places_of_largest(values, count: int):
     part = jax.lax.top_k(parts.max(axis=-1), count)[1]  # the parts that hold them
     inside = jnp.take_along_axis(parts, part[:, :, None], axis=1)
     place = jax.lax.top_k(inside.reshape(rows, -1), count)[1]
-    return jnp.take_along_axis(part, place // PART, axis=1) * PART + place % PART
+    return jnp.minimum(jnp.take_along_axis(part, place // PART, axis=1) * PART + place % PART, n - 1)
 
 
 def _largest(scores, ids, count: int = NEAR_TIES):

@@ -45,10 +45,24 @@ def test_pyin_finds_the_pitch_of_a_voice(hertz, rate):
 
 
 def test_pyin_hears_no_pitch_in_noise_or_silence():
-    for sound in (0.1 * np.random.default_rng(0).standard_normal(8000), np.zeros(8000), np.zeros(3)):
+    quiet = 1e-3 * voice(200.0)
+    for sound in (0.1 * np.random.default_rng(0).standard_normal(8000), quiet, np.zeros(8000), np.zeros(3)):
         found = pyin_pitch(sound.astype(np.float32), 16_000)
         assert np.isnan(found.hertz).mean() > 0.9
-    assert not found.periodicity.any()
+        assert found.periodicity.any() == (sound.std() > 0.01)
+
+
+def test_frames_are_silent_below_a_mean_level():
+    """White noise of deviation s has a mean level of 10 log10(384 s^2) - 2.5 dB, and A-weighting takes 0.6 from it."""
+    noise = np.random.default_rng(0).standard_normal((50, 1024))
+    limit = np.sqrt(10 ** ((-40 + 2.5 + 0.6) / 10) / 384)
+    for decibels, silent in ((-2, True), (2, False)):
+        assert (metrics.is_silent(noise * limit * 10 ** (decibels / 20)) == silent).all()
+
+
+def test_what_is_80_db_under_the_loudest_counts_as_that_loud():
+    tone = np.sin(2 * np.pi * 1000 * np.arange(1024) / 16_000)[None]
+    assert not metrics.is_silent(tone).any() and metrics.is_silent(0.1 * tone).all()
 
 
 def test_a_shift_of_pitch_is_measured_in_cents():
@@ -110,19 +124,38 @@ def test_crepe_gives_what_its_layers_give_one_by_one():
 
 
 def test_crepe_s_likeliest_pitch_is_decoded():
-    """A clear peak at the pitch of bin 150, 244.7 Hz, which the last frames lose and a silent one has not."""
+    """A clear peak at the pitch of bin 150."""
     likely = np.full((9, BINS), 0.01)
     likely[:7, 150] = 0.9
     found = decode(likely, np.arange(9) == 3)
     np.testing.assert_allclose(found.hertz[[0, 6]], 10 * 2 ** ((20 * 150 + 1997.3794084376191) / 1200))
+
+
+def test_crepe_s_path_keeps_to_the_band_and_does_not_jump():
+    likely = np.full((9, BINS), 0.01)
+    likely[:, 100] = 0.5
+    likely[:, 300] = likely[4, 200] = 0.95  # of 1,384 Hz, and of one frame alone
+    found = decode(likely, np.zeros(9, bool))
+    np.testing.assert_allclose(found.hertz, 10 * 2 ** ((20 * 100 + 1997.3794084376191) / 1200))
+
+
+def test_silence_has_no_periodicity_by_crepe():
+    likely = np.full((9, BINS), 0.01)
+    likely[:7, 150] = 0.9
+    found = decode(likely, np.arange(9) == 3)
     assert np.isnan(found.hertz[[3, 7, 8]]).all() and found.periodicity[3] == 0 and found.periodicity[0] == 0.9
 
 
 def test_crepe_is_read_from_a_file(tmp_path):
     np.savez(tmp_path / "tiny.npz", **tiny_weights())
-    sound = voice(200.0, 24_000)
-    found = crepe_tracker(str(tmp_path / "tiny.npz"))(sound, 24_000)
-    assert len(found.hertz) == len(pyin_pitch(sound, 24_000).hertz)
+    sound = voice(200.0, seconds=5.3)
+    frames = metrics.frames_of(sound, 16_000)
+    assert len(frames) > 512, "more than one batch"
+    found = crepe_tracker(str(tmp_path / "tiny.npz"))(sound, 16_000)
+    frames = frames - frames.mean(axis=1, keepdims=True)
+    likely = crepe_in_numpy(tiny_weights(), frames[-20:] / frames[-20:].std(axis=1, ddof=1, keepdims=True))
+    of_path = np.isclose(found.periodicity[-20:, None], likely, atol=1e-4)
+    assert of_path.any(axis=1).all(), "each frame's periodicity is that of one of its pitches"
     np.savez(tmp_path / "other.npz", nothing=np.zeros(3))
     with pytest.raises(WeightFileError, match=r"The CREPE weights in .*other\.npz do not fit: conv1\.weight"):
         crepe_tracker(str(tmp_path / "other.npz"))

@@ -4,6 +4,7 @@ authors' names, three sounds, and the scores that torch.nn's convolutions, atten
 import numpy as np
 import pytest
 
+from simvq_jax.metrics import utmos
 from simvq_jax.models.pretrained.utmos import Utmos, utmos_params
 from simvq_jax.models.pretrained.wav2vec2 import Sizes
 from simvq_jax.models.pretrained.weights import WeightFileError
@@ -40,3 +41,17 @@ def test_what_does_not_fit_is_listed(reference):
         utmos_params(lacking, **SMALL)
     with pytest.raises(WeightFileError, match=r"is \(80, 24\) instead of"):
         utmos_params(weights | {"output_layers.1.net.0.weight": np.zeros((80, 24))}, **SMALL)
+
+
+def test_a_file_of_weights_scores_sound_at_any_rate(reference, tmp_path, monkeypatch):
+    weights, sounds, scores = reference
+    monkeypatch.setattr(utmos, "Utmos", lambda: Utmos(**SMALL))
+    monkeypatch.setattr(utmos, "utmos_params", lambda weights, name: utmos_params(weights, name, **SMALL))
+    np.savez(tmp_path / "utmos.npz", **weights)
+    score = utmos.utmos_scorer(str(tmp_path / "utmos.npz"))
+    assert score(sounds[0], 16_000) == pytest.approx(scores[0], rel=1e-5)
+    assert score(np.repeat(sounds[0], 2), 32_000) == pytest.approx(scores[0], abs=0.05)
+    assert np.isnan(score(sounds[0][:300], 16_000)) and np.isfinite(score(np.tile(sounds[0], 5), 16_000))
+    (tmp_path / "utmos.ckpt").write_bytes(b"nothing")
+    with pytest.raises(WeightFileError, match="save the state_dict alone"):
+        utmos.utmos_scorer(str(tmp_path / "utmos.ckpt"))

@@ -374,3 +374,14 @@ def test_eight_devices_give_the_answer_of_one():
         got = jax.jit(nearest_code)(z, codebook, transform)
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("n", [1000, 1537, 1900, 4096])
+def test_the_places_of_the_largest_are_those_of_all(n):
+    values = np.full((3, n), -np.inf, np.float32)
+    values[0] = np.random.default_rng(0).standard_normal(n)
+    values[1, -1] = values[2, n // 2] = 1.0
+    places = np.asarray(rerank._places_of_largest(jnp.asarray(values), 12))
+    assert places.min() >= 0 and places.max() < n
+    assert set(places[0]) == set(np.argsort(values[0])[-12:])
+    assert places[1, 0] == n - 1 and places[2, 0] == n // 2

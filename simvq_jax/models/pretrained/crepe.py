@@ -13,7 +13,6 @@ import numpy as np
 from simvq_jax.models.pretrained.weights import select_weights
 
 WIDTHS = {"full": (1024, 128, 128, 128, 256, 512), "tiny": (128, 16, 16, 16, 32, 64)}  # by size of the network
-FRAME = 1024  # samples that it looks at, at 16,000 a second
 BINS = 360  # pitches it tells apart, 20 cents from one to the next
 EPSILON = 0.0010000000474974513  # of the batch norms, as they were trained
 NORMS = ("weight", "bias", "running_mean", "running_var")

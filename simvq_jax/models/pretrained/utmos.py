@@ -12,7 +12,7 @@ import numpy as np
 
 from simvq_jax.dsp import before
 from simvq_jax.models.lstm import LSTM
-from simvq_jax.models.pretrained.wav2vec2 import BASE, Sizes, Wav2Vec2, frames_of, wav2vec2_params
+from simvq_jax.models.pretrained.wav2vec2 import BASE, Sizes, Wav2Vec2, dense_params, frames_of, wav2vec2_params
 from simvq_jax.models.pretrained.weights import select_weights
 
 DOMAIN, JUDGE = 0, 288  # of the embeddings; what the authors' demonstration scores with
@@ -83,8 +83,8 @@ def utmos_params(
         "domain_and_judge": np.concatenate(asked),
         "forward": _lstm(w, ""),
         "backward": _lstm(w, "_reverse"),
-        "mlp": _dense(w, "output_layers.1.net.0"),
-        "out": _dense(w, "output_layers.1.net.3"),
+        "mlp": dense_params(w, "output_layers.1.net.0"),
+        "out": dense_params(w, "output_layers.1.net.3"),
     }
 
 
@@ -94,7 +94,3 @@ def _lstm(w, way: str) -> dict[str, np.ndarray]:
         "recurrent_kernel": w[f"{RNN}.weight_hh_l0{way}"].T,
         "bias": w[f"{RNN}.bias_ih_l0{way}"] + w[f"{RNN}.bias_hh_l0{way}"],
     }
-
-
-def _dense(w, name: str) -> dict[str, np.ndarray]:
-    return {"kernel": w[f"{name}.weight"].T, "bias": w[f"{name}.bias"]}

@@ -52,13 +52,12 @@ class Wav2Vec2(nn.Module):
         x = sound[..., None]
         for i, (size, stride) in enumerate(LAYERS):
             x = nn.Conv(sizes.channels, (size,), stride, padding="VALID", use_bias=False, name=f"conv{i}")(x)
-            lengths = (lengths - size) // stride + 1
             if i == 0:
-                mask = jnp.broadcast_to(before(lengths, x.shape[1])[..., None], x.shape)
+                mask = jnp.broadcast_to(before((lengths - size) // stride + 1, x.shape[1])[..., None], x.shape)
                 norm = nn.GroupNorm(None, group_size=1, epsilon=EPSILON, use_fast_variance=False, name="conv_norm")
                 x = norm(x, mask=mask)
             x = gelu(x)
-        counts = before(lengths, x.shape[1])
+        counts = before(frames_of(lengths), x.shape[1])
         x = nn.Dense(sizes.width, name="project")(layer_norm("features_norm")(x))
         x = jnp.where(counts[..., None], x, 0.0)
         x = layer_norm("encoder_norm")(x + gelu(Positions(sizes.reach, sizes.groups, name="positions")(x)))
@@ -124,7 +123,7 @@ def wav2vec2_params(weights: Mapping[str, np.ndarray], sizes: Sizes, prefix: str
     }
     params["conv_norm"] = _norm(w, "feature_extractor.conv_layers.0.2")
     params |= {"features_norm": _norm(w, "layer_norm"), "encoder_norm": _norm(w, "encoder.layer_norm")}
-    params["project"] = _dense(w, "post_extract_proj")
+    params["project"] = dense_params(w, "post_extract_proj")
     direction, length = w["encoder.pos_conv.0.weight_v"], w["encoder.pos_conv.0.weight_g"]
     kernel = direction * (length / np.sqrt((direction**2).sum(axis=(0, 1), keepdims=True)))
     params["positions"] = {"conv": {"kernel": kernel.transpose(2, 1, 0), "bias": w["encoder.pos_conv.0.bias"]}}
@@ -137,20 +136,20 @@ def _layer(w, prefix: str, sizes: Sizes) -> dict[str, Any]:
     by_head = sizes.heads, sizes.width // sizes.heads
     projections = {}
     for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
-        dense = _dense(w, f"{prefix}.self_attn.{theirs}_proj")
+        dense = dense_params(w, f"{prefix}.self_attn.{theirs}_proj")
         projections[ours] = {"kernel": dense["kernel"].reshape(-1, *by_head), "bias": dense["bias"].reshape(by_head)}
-    out = _dense(w, f"{prefix}.self_attn.out_proj")
+    out = dense_params(w, f"{prefix}.self_attn.out_proj")
     return {
         **projections,
         "out": {"kernel": out["kernel"].reshape(*by_head, -1), "bias": out["bias"]},
         "attention_norm": _norm(w, f"{prefix}.self_attn_layer_norm"),
-        "mlp_in": _dense(w, f"{prefix}.fc1"),
-        "mlp_out": _dense(w, f"{prefix}.fc2"),
+        "mlp_in": dense_params(w, f"{prefix}.fc1"),
+        "mlp_out": dense_params(w, f"{prefix}.fc2"),
         "mlp_norm": _norm(w, f"{prefix}.final_layer_norm"),
     }
 
 
-def _dense(w, name: str) -> dict[str, np.ndarray]:
+def dense_params(w, name: str) -> dict[str, np.ndarray]:
     return {"kernel": w[f"{name}.weight"].T, "bias": w[f"{name}.bias"]}
 
 
