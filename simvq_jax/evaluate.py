@@ -216,7 +216,7 @@ def _table(rows: dict[str, dict[str, float]]) -> str:
     return text.getvalue()
 
 
-def main(run: str, data: str, limit: int, crepe: str, utmos: str) -> None:
+def main(run: str, data: str, limit: int, crepe: str = "", utmos: str = "") -> None:
     """Prints the figures, and writes them to RUN/evaluation.json."""
     result = evaluate_run(Path(run), data or None, limit, crepe, utmos)
     save_figures(Path(run), data or read_config(Path(run)).data.source, result)
