@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import app, flags, logging
@@ -13,19 +13,31 @@ from ml_collections import config_flags
 
 REQUIRED = object()  # default of a flag that must be given
 INTERRUPTED = 130  # exit status after the keyboard's interrupt, as shells have it
+DEFAULTS = "configs/common.py"
 MISTAKES = (ValueError, OSError, RuntimeError)  # raised with a sentence meant for the user
 
 
-def run_main(main: Callable, defaults: dict, help: dict[str, str], *, config: bool = False) -> None:
+class Chosen(NamedTuple):
+    """What a command line says of a config. config: the experiment's, None if none is named; overrides: by key."""
+
+    config: ml_collections.ConfigDict | None
+    overrides: dict[str, Any]
+
+
+def run_main(
+    main: Callable, defaults: dict, help: dict[str, str], *, config: bool = False, optional_config: bool = False
+) -> None:
     """Parses flags and calls `main(**flags)`; a mistake prints one sentence and exits with 2.
 
     defaults: flag name -> default, or REQUIRED; the default's type is the flag's. help: a line for each.
     config: also take `--config=configs/NAME.py[:argument]` and `--config.key=value`; main gets `config`.
+    optional_config: the same, but the experiment may be left out; main gets `config` as `Chosen`.
     `--verbosity=1` shows the log and, after a mistake, the traceback.
     """
     for name, default in defaults.items():
         _define(name, default, help[name])
-    if config:
+    takes_config = config or optional_config
+    if takes_config:
         defaults = {"config": REQUIRED, **defaults}
         help = {"config": "experiment, configs/NAME.py or configs/NAME.py:argument", **help}
         config_flags.DEFINE_config_file("config", None, help["config"])
@@ -33,7 +45,7 @@ def run_main(main: Callable, defaults: dict, help: dict[str, str], *, config: bo
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
     def parse(argv):
-        argv = _check_config(argv) if config else argv
+        argv = _check_config(argv, DEFAULTS if optional_config else "") if takes_config else argv
         try:
             rest = flags.FLAGS(argv)
         except flags.UnrecognizedFlagError as error:
@@ -51,7 +63,8 @@ def run_main(main: Callable, defaults: dict, help: dict[str, str], *, config: bo
         wordy = flags.FLAGS.verbosity > 0
         logging.set_verbosity(logging.INFO if wordy else logging.WARNING)
         try:
-            main(**{name: getattr(flags.FLAGS, name) for name in defaults})
+            values = {name: getattr(flags.FLAGS, name) for name in defaults}
+            main(**values | ({"config": _chosen()} if optional_config else {}))
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except MISTAKES as error:
@@ -60,6 +73,12 @@ def run_main(main: Callable, defaults: dict, help: dict[str, str], *, config: bo
             fail(f"{error}")
 
     app.run(guarded, flags_parser=parse)
+
+
+def _chosen() -> Chosen:
+    flag = flags.FLAGS["config"]
+    named = Path(config_flags.get_config_filename(flag)).name != Path(DEFAULTS).name
+    return Chosen(flags.FLAGS.config if named else None, dict(config_flags.get_override_values(flag)))
 
 
 def fail(sentence: str) -> None:
@@ -111,10 +130,16 @@ def load_config(argument: str) -> tuple[Path, ml_collections.ConfigDict]:
         raise ValueError(f"{file} is no usable config ({type(error).__name__}: {error}): mend the file.") from error
 
 
-def _check_config(argv: list[str]) -> list[str]:
-    """Checks every `--config...` argument against the config it changes; returns argv with the file's real path."""
+def _check_config(argv: list[str], default: str = "") -> list[str]:
+    """Checks every `--config...` argument against the config it changes; returns argv with the file's real path.
+
+    default: the experiment where none is given.
+    """
     argv = _joined(argv)
     given = next((a for a in argv if a.startswith(("--config=", "-config="))), None)
+    if given is None and default:
+        given = f"--config={default}"
+        argv = [*argv[:1], given, *argv[1:]]
     if given is None:
         return argv
     try:

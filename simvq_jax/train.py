@@ -1,6 +1,6 @@
 """Training: `python -m simvq_jax.train --config=configs/NAME.py[:argument] --workdir=RUN`.
 
-The same command again resumes the run where its newest checkpoint stands.
+The same command again resumes the run where its newest checkpoint stands; so does --workdir=RUN alone.
 """
 
 import contextlib
@@ -195,9 +195,23 @@ class StopRequest:
         signal.signal(number, signal.SIG_DFL)
 
 
-def main(config, workdir: str, stop_at: int) -> None:
+def config_of(chosen: cli.Chosen, workdir: Path) -> ml_collections.ConfigDict:
+    """The named experiment's config, or else that of the run in `workdir`, each with its overrides."""
+    if chosen.config is not None:
+        return chosen.config
+    if not (workdir / "config.json").is_file():
+        raise ValueError(
+            f"--config is missing and {workdir} holds no run to go on with: give --config=configs/NAME.py, or another"
+            " --workdir."
+        )
+    config = build.read_config(workdir)
+    config.update_from_flattened_dict(chosen.overrides)
+    return config
+
+
+def main(config: cli.Chosen, workdir: str, stop_at: int) -> None:
     """Command line of `train`."""
-    train(config, Path(workdir), stop_at)
+    train(config_of(config, Path(workdir)), Path(workdir), stop_at)
 
 
 if __name__ == "__main__":
@@ -210,5 +224,5 @@ if __name__ == "__main__":
             "workdir": "run folder, as runs/quickstart",
             "stop_at": "end, checkpointed, after this step; 0 = run to steps",
         },
-        config=True,
+        optional_config=True,
     )

@@ -25,6 +25,7 @@ LAYERS = [
     ("simvq_jax.models.pretrained", {"dsp", "models.layers", "models.lstm"}),
     ("simvq_jax.models", {"dsp", "models.layers", "quantize"}),
     ("simvq_jax.discriminators", {"dsp", "models.layers"}),
+    ("simvq_jax.official", {"discriminators", "models", "quantize"}),
     ("simvq_jax.losses", {"dsp", "models.layers", "models.pretrained"}),
     ("simvq_jax.metrics", {"dsp", "models.pretrained", "losses.perceptual"}),
     ("simvq_jax.state", {"mesh"}),
@@ -45,6 +46,7 @@ ENTRY_POINTS = [
     "compare",
     "observer",
     "start",
+    "convert",
     "train",
     "reconstruct",
 ]

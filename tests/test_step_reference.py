@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from torch_names import (
-    Official,
+from reference_pictures import (
     by_official_name,
     checks,
     network_names,
@@ -33,6 +32,7 @@ from simvq_jax.losses.objectives import ImageObjective
 from simvq_jax.losses.perceptual import lpips_linear_params
 from simvq_jax.models.pretrained.vgg import vgg16_params
 from simvq_jax.models.tokenizer import Autoencoder, Tokenized
+from simvq_jax.official import Trees
 from simvq_jax.optim import discriminator_optimizer, generator_optimizer
 from simvq_jax.quantize.base import NEVER
 from simvq_jax.state import Player, TrainState
@@ -49,7 +49,7 @@ def described(fixtures: Path) -> dict:
     return json.loads((fixtures / "A_image_small_keys.json").read_text())
 
 
-def new_state(weights: Official, ema, optimizers: Optimizers, codebook_size: int, step: int = 0) -> TrainState:
+def new_state(weights: Trees, ema, optimizers: Optimizers, codebook_size: int, step: int = 0) -> TrainState:
     """A state at `step` with the given weights and everything else as at the start."""
     zero = jnp.zeros((), jnp.int32)
     age = jnp.full((codebook_size,), NEVER, jnp.int32)
@@ -67,7 +67,7 @@ def new_state(weights: Official, ema, optimizers: Optimizers, codebook_size: int
     )
 
 
-def nudged(weights: Official, channel: int, by: float) -> Official:
+def nudged(weights: Trees, channel: int, by: float) -> Trees:
     """The discriminator's first bias moved a little, to where the official float32 run fell by its own rounding."""
     first = weights.discriminator["conv0"]
     moved = {**first, "bias": first["bias"].at[channel].add(by)}
@@ -132,8 +132,8 @@ def official_log(ours: dict[str, float], beta: float = 0.25) -> dict[str, float]
 
 def official_tensors(described: dict, state: TrainState) -> dict[str, np.ndarray]:
     """Parameters, codes and averaged weights under the names of an official checkpoint."""
-    now = Official(state.generator.params, state.codebook, state.discriminator.params)
-    averaged = by_official_name(described, Official(state.ema, {}, {}))
+    now = Trees(state.generator.params, state.codebook, state.discriminator.params)
+    averaged = by_official_name(described, Trees(state.ema, {}, {}))
     return by_official_name(described, now) | {ema_name(name): value for name, value in averaged.items()}
 
 
@@ -232,7 +232,7 @@ def perceptual(described: dict) -> dict:
 
 
 @pytest.fixture(scope="module")
-def last_layer(described: dict, losses: dict) -> tuple[LastLayer, Official]:
+def last_layer(described: dict, losses: dict) -> tuple[LastLayer, Trees]:
     """The network above, and its variables from the official weights on the reference pictures."""
     weights, pictures = official_variables(described, "A.main"), nhwc(losses["x"])
     whole = official_autoencoder(described)
@@ -245,7 +245,7 @@ def last_layer(described: dict, losses: dict) -> tuple[LastLayer, Official]:
     codebook = weights.codebook | {"latents": out.latents, "features": out.features}
     network = LastLayer(whole.encoder, whole.quantizer, whole.decoder)
     # Its activation of 3e-7 on one patch is the only one that rounding could take across the rectifier's edge.
-    return network, nudged(Official(params, codebook, weights.discriminator), 15, -1e-6)
+    return network, nudged(Trees(params, codebook, weights.discriminator), 15, -1e-6)
 
 
 class Pieces(NamedTuple):

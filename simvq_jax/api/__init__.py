@@ -2,8 +2,8 @@
 
 from simvq_jax.api.base import Tokenizer
 from simvq_jax.api.images import ImageTokenizer
-from simvq_jax.api.loading import load
+from simvq_jax.api.loading import Restored, load, restored_state
 from simvq_jax.api.sounds import SoundTokenizer
 from simvq_jax.api.stream import TokenStream
 
-__all__ = ["ImageTokenizer", "SoundTokenizer", "TokenStream", "Tokenizer", "load"]
+__all__ = ["ImageTokenizer", "Restored", "SoundTokenizer", "TokenStream", "Tokenizer", "load", "restored_state"]

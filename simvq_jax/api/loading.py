@@ -1,25 +1,30 @@
 """From a run folder to its tokenizer."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 
 from simvq_jax.api.base import Tokenizer
 from simvq_jax.api.images import ImageTokenizer
 from simvq_jax.api.sounds import SoundTokenizer
 from simvq_jax.build import build_networks, build_optimizers, build_state, of_sound, read_config, seeded_codebook
 from simvq_jax.checkpoint import Checkpointer
-from simvq_jax.state import inference_variables
+from simvq_jax.state import TrainState, inference_variables
+from simvq_jax.step import Networks
 
 
-def load(run: str | Path) -> Tokenizer:
-    """The tokenizer of a run folder: EMA weights of its newest undamaged checkpoint.
+class Restored(NamedTuple):
+    """A run as its newest undamaged checkpoint has it, on one device."""
 
-    An `ImageTokenizer` or a `SoundTokenizer`, as the run is of.
+    config: ml_collections.ConfigDict
+    networks: Networks
+    state: TrainState
 
-    Raises FileNotFoundError if there is no run or no checkpoint, CheckpointError if all are damaged.
-    """
+
+def restored_state(run: str | Path) -> Restored:
+    """Raises FileNotFoundError if there is no run or no checkpoint, CheckpointError if all are damaged."""
     run = Path(run)
     config = read_config(run)
     networks, optimizers = build_networks(config), build_optimizers(config)
@@ -30,5 +35,14 @@ def load(run: str | Path) -> Tokenizer:
         state = checkpoints.restore(template)
     if state is None:
         raise FileNotFoundError(f"{run / 'checkpoints'} holds no checkpoint yet: train until the first is saved.")
+    return Restored(config, networks, state)
+
+
+def load(run: str | Path) -> Tokenizer:
+    """The tokenizer of a run folder: EMA weights of its newest undamaged checkpoint.
+
+    An `ImageTokenizer` or a `SoundTokenizer`, as the run is of. Raises as `restored_state`.
+    """
+    config, networks, state = restored_state(run)
     module: Any = SoundTokenizer if of_sound(config) else ImageTokenizer
     return module(networks.autoencoder, inference_variables(state), config, int(state.step))

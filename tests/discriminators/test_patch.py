@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_names import nhwc, official_discriminator, official_variables, quick_jit
+from reference_pictures import nhwc, official_discriminator, official_variables, quick_jit
 
 from simvq_jax.discriminators.patch import PatchGAN
 

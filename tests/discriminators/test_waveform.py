@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sound_names import discriminator_names, discriminator_path, official_discriminators
-from torch_names import checks
+from reference_pictures import checks
+from reference_sounds import official_links, official_trees
 
 from simvq_jax.discriminators.waveform import (
     BandDiscriminator,
@@ -30,7 +30,7 @@ def official(fixtures):
 @pytest.fixture(scope="module")
 def params(fixtures):
     described = json.loads((fixtures / "B_audio_small_keys.json").read_text())
-    return official_discriminators(described, "B.main")
+    return official_trees(described, "B.main", "discriminator").discriminator
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +100,11 @@ def test_gradients_of_one_of_each_kind_are_the_official_ones(fixtures, official,
 
     grads = jax.jit(jax.grad(loss))(params[name])
     members = {"period": 5, "resolution": 3, "dac": 1}[group]
-    described = json.loads((fixtures / "B_audio_small_keys.json").read_text())
     expected = dict(zip(official["disc_grad_keys"].tolist(), official["disc_grad_checks"], strict=True))
     found = 0
-    for theirs in discriminator_names(described):
-        path = discriminator_path(theirs)
-        if path[0] == name:
-            norm = checks(grads[path[1]][path[2]])[2] / members
+    for theirs, _, (module_name, layer, leaf), _ in official_links("discriminator"):
+        if module_name == name:
+            norm = checks(grads[layer][leaf])[2] / members
             np.testing.assert_allclose(norm, expected[theirs.removeprefix("loss.")][2], rtol=1e-3, err_msg=theirs)
             found += 1
     assert found == len(jax.tree.leaves(grads))

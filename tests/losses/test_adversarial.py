@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_names import Official, by_official_name, checks, nhwc, official_discriminator, official_variables, quick_jit
+from reference_pictures import by_official_name, checks, nhwc, official_discriminator, official_variables, quick_jit
 
 from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, lecam_penalty, lecam_update
+from simvq_jax.official import Trees
 
 LECAM_WEIGHT = 0.05
 OFFICIAL = {"hinge": "hinge", "vanilla": "vanilla", "non_saturating": "non_saturate"}
@@ -92,7 +93,7 @@ def lecam_steps(described: dict, reference: dict) -> dict[str, list]:
             (total, (lecam, figures)), grads = step(
                 params, lecam, nhwc(reference[f"real{i}"]), nhwc(reference[f"fake{i}"])
             )
-            steps.append((np.array([total, *figures]), by_official_name(described, Official({}, {}, grads))))
+            steps.append((np.array([total, *figures]), by_official_name(described, Trees({}, {}, grads))))
         return steps
 
     return {name: three_steps(name) for name in OFFICIAL}

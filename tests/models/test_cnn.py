@@ -1,7 +1,6 @@
 """The image tokenizer against the official PyTorch code: forward pass, gradients, shapes; and its own variants."""
 
 import json
-import re
 from pathlib import Path
 
 import flax.linen as nn
@@ -9,23 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_names import (
-    Official,
+from reference_pictures import (
     by_official_name,
     checks,
     nhwc,
     official_autoencoder,
-    official_discriminator,
-    official_trees,
     official_variables,
-    our_path,
     quick_jit,
 )
 
-from simvq_jax.discriminators.patch import PatchGAN
 from simvq_jax.models.cnn import Decoder, Encoder
 from simvq_jax.models.layers import conv, depth_to_space
 from simvq_jax.models.tokenizer import Autoencoder, Tokenized
+from simvq_jax.official import Trees
 from simvq_jax.quantize import SimVQ
 
 
@@ -63,7 +58,7 @@ def gradients(described: dict, reference: dict) -> tuple[float, dict[str, np.nda
         return jnp.mean(jnp.abs(pictures - out.reconstruction)) + out.quantized.loss
 
     value, grads = quick_jit(jax.value_and_grad(loss))(weights.params)
-    return float(value), by_official_name(described, Official(grads, {}, {}))
+    return float(value), by_official_name(described, Trees(grads, {}, {}))
 
 
 @pytest.mark.parametrize(("tag", "suffix"), [("A.main", ""), ("A.ema", "_ema")])
@@ -108,36 +103,6 @@ def test_every_gradient_has_the_official_checks(gradients: tuple, reference: dic
         got, rms = checks(grads[name]), expected[2] / grads[name].size ** 0.5
         np.testing.assert_allclose(got[2], expected[2], rtol=5e-5, err_msg=name)
         np.testing.assert_allclose(np.delete(got, 2), np.delete(expected, 2), rtol=0, atol=1e-4 * rms, err_msg=name)
-
-
-def shapes_of(tree):
-    return jax.tree.map(lambda leaf: leaf.shape, tree)
-
-
-@pytest.mark.parametrize("size", ["small", "full"])
-def test_every_official_tensor_has_its_place(described: dict, fixtures: Path, size: str) -> None:
-    """Names and shapes of tokenizer and discriminator, none missing and none left over; nothing is computed."""
-    if size == "small":
-        autoencoder, discriminator = official_autoencoder(described), official_discriminator(described)
-    else:
-        described = json.loads((fixtures / "A_image_full_keys.json").read_text())
-        autoencoder = Autoencoder(Encoder(), SimVQ(1024, 128), Decoder())
-        discriminator = PatchGAN()
-    picture = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    ours = jax.eval_shape(autoencoder.init, {"params": jax.random.key(0)}, picture)
-    adversary = jax.eval_shape(discriminator.init, jax.random.key(0), picture)
-    official = official_trees(described, lambda name, shape: np.broadcast_to(np.float32(0), shape))
-    assert shapes_of(ours["params"]) == shapes_of(official.params)
-    assert shapes_of(ours["codebook"]) == shapes_of(official.codebook)
-    assert shapes_of(adversary["params"]) == shapes_of(official.discriminator)
-
-
-@pytest.mark.parametrize(
-    "name", ["encoder.down.0.attn.weight", "decoder.conv_out.scale", "loss.discriminator.main.4.weight", "colorize"]
-)
-def test_an_unknown_official_name_is_an_error(name: str) -> None:
-    with pytest.raises(KeyError, match=re.escape(name)):
-        our_path(name)
 
 
 def test_depth_to_space_puts_the_block_first() -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sound_names import official_variables
+from reference_sounds import official_variables
 
 from simvq_jax.dsp import reflect
 from simvq_jax.models.conv1d import Conv1d, ConvTranspose1d, clear

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sound_names import by_official_name, network_names, official_variables, to_ours
-from torch_names import checks
+from flax.traverse_util import flatten_dict
+from reference_pictures import checks
+from reference_sounds import CODEBOOK, official_links, official_variables
 
 from simvq_jax import dsp
 from simvq_jax.models.seanet import SEANetEncoder
@@ -53,15 +54,15 @@ def test_the_official_gradients_of_mel_and_quantizer_loss_are_matched(fixtures, 
         np.testing.assert_allclose(value, official["loss_45mel_plus_1000commit"], rtol=1e-5)
         expected = dict(zip(official["grad_keys"].tolist(), official["grad_checks"], strict=True))
         full = {key: official[key] for key in official.files if key.startswith("grad.")}
-    ours = by_official_name(described, grads)
-    assert set(network_names(described)) - set(expected) == {"quantize.embedding.weight"}
-    for name, gradient in ours.items():
+    links, flat = {link.official: link for link in official_links("params")}, flatten_dict(grads)
+    assert set(expected) - {CODEBOOK} == set(links)
+    for name, link in links.items():
         if name != "backbone.pos_net.2.k.bias":  # 0 but for rounding
-            np.testing.assert_allclose(checks(gradient)[2], expected[name][2], rtol=2e-4, err_msg=name)
+            np.testing.assert_allclose(checks(flat[link.path])[2], expected[name][2], rtol=2e-4, err_msg=name)
     for key, gradient in full.items():
-        name = key.removeprefix("grad.")
-        theirs = to_ours(name, gradient)
-        np.testing.assert_allclose(ours[name], theirs, rtol=0, atol=1e-4 * np.abs(theirs).max(), err_msg=name)
+        link = links[key.removeprefix("grad.")]
+        theirs = link.layout.to_ours(gradient)
+        np.testing.assert_allclose(flat[link.path], theirs, rtol=0, atol=1e-4 * np.abs(theirs).max(), err_msg=key)
 
 
 def small(**fields):

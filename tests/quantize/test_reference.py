@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_names import checks, quick_jit
+from reference_pictures import checks, quick_jit
 
 from simvq_jax.quantize import Quantized, SimVQ
 

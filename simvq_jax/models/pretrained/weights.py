@@ -1,10 +1,7 @@
 """Reads weight files (.npz, .safetensors, PyTorch .pth/.pt/.ckpt/.bin) into numpy, without PyTorch."""
 
 import hashlib
-import json
-import math
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,27 +9,13 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from simvq_jax.models.pretrained.raw import BFLOAT16, WeightFileError, decode, itemsize
+from simvq_jax.models.pretrained.raw import WeightFileError
+from simvq_jax.models.pretrained.safetensors import read_safetensors
 from simvq_jax.models.pretrained.torch_pickle import Tensor, read_torch
 
 Weights = dict[str, np.ndarray]
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
-_SAFETENSORS = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": BFLOAT16,
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "|i1",
-    "U64": "<u8",
-    "U32": "<u4",
-    "U16": "<u2",
-    "U8": "|u1",
-    "BOOL": "|b1",
-}
 
 
 @dataclass(frozen=True)
@@ -65,15 +48,12 @@ def read_weights(path: str | Path, key: str | None = None) -> Weights:
         WeightFileError: unknown format, damaged file, a pickle global that is not admitted, or an entry
             that is not a tensor.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no weight file {path}; give the path of an existing file.")
-    try:
-        return _read(path, key)
-    except WeightFileError as error:
-        raise WeightFileError(f"{path} {error}") from None
-    except Exception as error:  # a damaged pickle or archive fails in many ways
-        raise WeightFileError(f"{path} is truncated or corrupt ({error!r}); fetch it again.") from error
+    return _guarded(Path(path), lambda path: _read(path, key))
+
+
+def read_state_dict(path: str | Path) -> Weights:
+    """As `read_weights`, of a file that may have its tensors in an entry "state_dict", as Lightning's do."""
+    return _guarded(Path(path), _read_state_dict)
 
 
 def read_published(path: str | Path, published: Published, *, verify: bool = True) -> Weights:
@@ -127,6 +107,26 @@ def select_weights(weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple
     return {key: weights[key] for key in shapes}
 
 
+def _guarded(path: Path, read: Callable[[Path], Weights]) -> Weights:
+    """What `read` gives; its errors name the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no weight file {path}; give the path of an existing file.")
+    try:
+        return read(path)
+    except WeightFileError as error:
+        raise WeightFileError(f"{path} {error}") from None
+    except Exception as error:  # a damaged pickle or archive fails in many ways
+        raise WeightFileError(f"{path} is truncated or corrupt ({error!r}); fetch it again.") from error
+
+
+def _read_state_dict(path: Path) -> Weights:
+    if path.suffix not in _TORCH_SUFFIXES:
+        return _read(path, None)
+    tree = read_torch(path)
+    nested = isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict)
+    return _flat(tree, "state_dict" if nested else None)
+
+
 def _read(path: Path, key: str | None) -> Weights:
     if path.suffix in _TORCH_SUFFIXES:
         return _flat(read_torch(path), key)
@@ -135,7 +135,7 @@ def _read(path: Path, key: str | None) -> Weights:
         raise WeightFileError(f"is of the unknown format {path.suffix!r}; give one of {formats}.")
     if key is not None:
         raise WeightFileError(f"is flat, so key={key!r} names nothing in it; leave key out.")
-    return _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
+    return _read_npz(path) if path.suffix == ".npz" else read_safetensors(path)
 
 
 def _flat(tree: Any, key: str | None) -> Weights:
@@ -166,26 +166,3 @@ def _read_npz(path: Path) -> Weights:
         if array.dtype.kind not in "biuf":
             raise WeightFileError(f"holds {name!r} of dtype {array.dtype}; save bool, int or float (not bfloat16).")
     return weights
-
-
-def _read_safetensors(path: Path) -> Weights:
-    raw = memoryview(path.read_bytes())
-    (length,) = struct.unpack_from("<Q", raw)
-    if length > len(raw) - 8:
-        raise WeightFileError(f"has {len(raw)} bytes but a header of {length}; it is cut off: fetch it again.")
-    header = json.loads(bytes(raw[8 : 8 + length]))
-    header.pop("__metadata__", None)
-    return {name: _safetensor(raw[8 + length :], name, **entry) for name, entry in header.items()}
-
-
-def _safetensor(body: memoryview, name: str, *, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
-    if dtype not in _SAFETENSORS:
-        raise WeightFileError(f"holds {name!r} of dtype {dtype}; convert it to one of {', '.join(_SAFETENSORS)}.")
-    begin, end = data_offsets
-    count = math.prod(shape)
-    fits = 0 <= begin <= end <= len(body) and end - begin == count * itemsize(_SAFETENSORS[dtype])
-    if min(shape, default=0) < 0 or not fits:
-        raise WeightFileError(
-            f"puts {name!r} of shape {tuple(shape)} at bytes {begin} to {end} of {len(body)}; fetch it again."
-        )
-    return decode(body[begin:end], _SAFETENSORS[dtype], count).reshape(shape)
