@@ -12,6 +12,7 @@ _HOMES: dict[str, str] = {
         "simvq_jax.quantize",
     ),
     "nearest_code": "simvq_jax.search",
+    "TokenSource": "simvq_jax.data.tokens",
     **dict.fromkeys(("load", "Tokenizer", "ImageTokenizer", "SoundTokenizer"), "simvq_jax.api"),
 }
 __all__ = sorted(_HOMES)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from simvq_jax.state import TrainState
+from simvq_jax.state import Inference, TrainState
 
 LONGEST_REASON = 200  # characters of another library's message that ours repeats
 SPACE_MARGIN = 1.2  # free space asked for, over the bytes of the arrays
+
+
+Restorable = TypeVar("Restorable", TrainState, Inference)
 
 
 class CheckpointError(RuntimeError):
@@ -78,10 +81,11 @@ class Checkpointer:
         self._manager.reload()
         return sorted(self._manager.all_steps())
 
-    def restore(self, template: TrainState) -> TrainState | None:
+    def restore(self, template: Restorable) -> Restorable | None:
         """The newest sound checkpoint, or None where there is none.
 
-        template: a state of arrays or of `jax.ShapeDtypeStruct` with shardings. A damaged checkpoint is set aside in
+        template: a state of arrays or of `jax.ShapeDtypeStruct` with shardings; an `Inference` reads only what it has,
+        which may be less than all parameters. A damaged checkpoint is set aside in
         `damaged_checkpoints/` (unless read-only) and the one before is taken. Raises CheckpointError if all are
         damaged.
         """
@@ -104,9 +108,14 @@ class Checkpointer:
             )
         return None
 
-    def _restore_step(self, step: int, template: TrainState) -> TrainState:
+    def _restore_step(self, step: int, template: Restorable) -> Restorable:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, self._without_redrawn(template))
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), checksums=ocp.args.JsonRestore())
+        if isinstance(template, TrainState):
+            wanted: Any = ocp.args.StandardRestore(abstract)
+        else:
+            restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+            wanted = ocp.args.PyTreeRestore(abstract, restore_args, partial_restore=True)
+        items = ocp.args.Composite(state=wanted, checksums=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=items)
         state = restored.state
         if self._redraw is not None:
@@ -117,7 +126,7 @@ class Checkpointer:
                 raise CheckpointError(f"the checksum of {path} differs from the one it was saved with")
         return state
 
-    def _without_redrawn(self, state: TrainState) -> TrainState:
+    def _without_redrawn(self, state: Restorable) -> Restorable:
         return state if self._redraw is None else dataclasses.replace(state, codebook={})
 
     def _put_aside(self, steps: list[int]) -> None:

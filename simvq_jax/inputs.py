@@ -36,7 +36,7 @@ def first_examples(config, count: int) -> np.ndarray:
 
 
 def _train_batches(config, skipped: SkipLog, **share) -> Generator[Batch]:
-    source = _open(config, "train", skipped)
+    source = open_data(config, "train", skipped)
     return train_batches(source, _cut(config), seed=config.seed, threads=config.data.threads, **share)
 
 
@@ -45,7 +45,8 @@ def _kind(config) -> Kind:
     return recordings(data.sample_rate, data.max_seconds) if of_sound(config) else pictures(data.max_pixels)
 
 
-def _open(config, split: str, skipped: SkipLog, source: str = "") -> Source:
+def open_data(config, split: str, skipped: SkipLog, source: str = "") -> Source:
+    """A config's source, or another one, as its model takes it. split: of `sources.py`."""
     data = config.data
     return open_source(source or data.source, split, kind=_kind(config), data_dir=data.data_dir, skipped=skipped)
 
@@ -78,7 +79,7 @@ class EvalData:
         data = config.data
         self._batch_size, self._threads = data.eval_batch_size, data.threads
         self.source, self.noun = source or data.source, "recordings" if of_sound(config) else "crops"
-        opened, limit = _open(config, "eval", skipped, source), data.eval_limit if limit is None else limit
+        opened, limit = open_data(config, "eval", skipped, source), data.eval_limit if limit is None else limit
         if of_sound(config):
             self._items: EvalSounds | EvalCrops = EvalSounds(
                 opened, sample_rate=data.sample_rate, limit=limit, batch_size=self._batch_size, threads=data.threads

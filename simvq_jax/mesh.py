@@ -36,6 +36,14 @@ def make_mesh(data: int = -1, fsdp: int = 1, codebook: int = 1) -> Mesh:
     return jax.make_mesh((data, fsdp, codebook), ("data", "fsdp", "codebook"), axis_types=(AxisType.Auto,) * 3)
 
 
+def local_mesh() -> Mesh:
+    """This process's devices alone, all on axis `data`."""
+    devices = jax.local_devices()
+    return jax.make_mesh(
+        (len(devices), 1, 1), ("data", "fsdp", "codebook"), axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
+
+
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_size") -> None:
     """Raises ValueError unless every micro-batch divides evenly over the devices that share it. key: its config key."""
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)

@@ -2,10 +2,13 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 PLAIN_EVERY = 15.0  # seconds between plain lines at least
 BAR_EVERY = 0.2
 WIDTH = 24
+Item = TypeVar("Item")
 
 
 class Progress:
@@ -37,6 +40,12 @@ class Progress:
         else:
             self._stream.write(line + "\n")
         self._stream.flush()
+
+    def over(self, items: Iterable[Item], done: int = 0) -> Iterator[Item]:
+        """The items, each shown as done once the next is asked for. done: before them."""
+        for number, item in enumerate(items, start=done + 1):
+            yield item
+            self.update(number)
 
     def note(self, text: str) -> None:
         """Prints a line of its own."""

@@ -19,6 +19,7 @@ from simvq_jax.api import ImageTokenizer, SoundTokenizer, Tokenizer, load
 from simvq_jax.data import images, sounds
 from simvq_jax.data.files import Unreadable, list_files
 from simvq_jax.data.sources import SkipLog
+from simvq_jax.data.tokens import MANIFEST, Record, TokenSource
 from simvq_jax.progress import Progress
 
 
@@ -68,6 +69,41 @@ def reconstruct_folder(form: Form, inputs: Path, out: Path) -> SkipLog:
     return skipped
 
 
+def decode_tokens(tokenizer: Tokenizer, inputs: Path, out: Path) -> None:
+    """Decodes every record of a folder of tokens, to the name of its key; of several views, each with its number.
+
+    Every new shape of tokens compiles once. Raises ValueError where another model made the tokens, and where a key
+    would lead out of `out`.
+    """
+    source = TokenSource(inputs)
+    if source.manifest["model"] != tokenizer.fingerprint():
+        raise ValueError(f"{inputs} holds tokens of another model: give the --run that they were extracted with.")
+    write = _decode_sound if isinstance(tokenizer, SoundTokenizer) else _decode_picture
+    several = source.manifest.get("crops") == "ten" or source.manifest.get("flip", False)
+    progress = Progress("decode", len(source))
+    for record in progress.over(source[i] for i in range(len(source))):
+        name = f"{record['key']}.{record['view']}" if several else record["key"]
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"the key {record['key']!r} leads out of {out}: extract the tokens of other names.")
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(tokenizer, record, target)
+
+
+def _decode_picture(tokenizer: Tokenizer, record: Record, target: Path) -> None:
+    image = images.to_uint8(np.asarray(tokenizer.decode(record["tokens"][None])[0]))
+    image = image[: record["height"], : record["width"]]  # of a whole picture the edge was repeated
+    Image.fromarray(image).save(f"{target}.png", format="PNG")
+
+
+def _decode_sound(tokenizer: Tokenizer, record: Record, target: Path) -> None:
+    import soundfile
+
+    assert isinstance(tokenizer, SoundTokenizer)
+    sound = np.clip(tokenizer.decode(record["tokens"][None])[0, : record["samples"]], -1.0, 1.0)
+    soundfile.write(f"{target}.flac", sound, tokenizer.sample_rate, format="FLAC", subtype="PCM_16")
+
+
 def _targets(files: list[Path], root: Path, out: Path, suffix: str) -> list[Path]:
     """Names of the results; a.jpg and a.png in one folder keep their suffixes, so that neither overwrites the other."""
     plain = [out / file.relative_to(root).with_suffix(suffix) for file in files]
@@ -87,13 +123,17 @@ def _sound(tokenizer: SoundTokenizer, file: Path, out: Path, max_seconds: float)
     import soundfile
 
     sound = sounds.decode_sound(file, tokenizer.sample_rate, max_seconds)
-    reconstruction = np.asarray(tokenizer.reconstruct(sound[None])[0])
+    reconstruction = np.clip(tokenizer.reconstruct(sound[None])[0], -1.0, 1.0)
     soundfile.write(out, reconstruction, tokenizer.sample_rate, format="FLAC", subtype="PCM_16")
 
 
 def main(run: str, inputs: str, out: str, max_pixels: int, max_seconds: float) -> None:
     """Command line of `reconstruct_folder`."""
-    form = form_of(load(run), max_pixels, max_seconds)
+    tokenizer = load(run)
+    if (Path(inputs) / MANIFEST).is_file():
+        decode_tokens(tokenizer, Path(inputs), Path(out))
+        return
+    form = form_of(tokenizer, max_pixels, max_seconds)
     skipped = reconstruct_folder(form, Path(inputs), Path(out))
     if skipped.count:
         print(f"{skipped.count} file(s) could not be read and are listed in {Path(out) / 'skipped_files.txt'}")
@@ -111,7 +151,7 @@ if __name__ == "__main__":
         },
         {
             "run": "run folder, as runs/quickstart",
-            "inputs": "folder of images or sounds, as the run is of, searched through; or one file",
+            "inputs": "folder of images or sounds, as the run is of, searched through; one file; or a folder of tokens",
             "out": "folder for the reconstructions",
             "max_pixels": "larger images are skipped and listed; raise it where memory allows",
             "max_seconds": "longer sounds are skipped and listed; raise it where memory allows",

@@ -32,6 +32,16 @@ class TrainState:
     skipped_in_a_row: jax.Array
 
 
+@flax.struct.dataclass
+class Inference:
+    """What encoding and decoding needs of a `TrainState`, in fields of the same names."""
+
+    step: jax.Array
+    ema: Any
+    codebook: Any
+    codebook_stats: Any
+
+
 def create_state(key, autoencoder, discriminator, generator_optimizer, discriminator_optimizer, examples) -> TrainState:
     """Initial state. discriminator: module or None. examples: (n, ...) of what training takes; their values matter
     where codes start from tokens."""
@@ -57,6 +67,6 @@ def create_state(key, autoencoder, discriminator, generator_optimizer, discrimin
     )
 
 
-def inference_variables(state: TrainState) -> dict[str, Any]:
+def inference_variables(state: TrainState | Inference) -> dict[str, Any]:
     """What the autoencoder needs to encode and decode: the EMA of the parameters, constants and statistics."""
     return {"params": state.ema, "codebook": state.codebook, "codebook_stats": state.codebook_stats}

@@ -98,12 +98,12 @@ def test_decoding_indices_gives_the_forward_reconstruction(tokenizer):
     forward = jax.jit(tokenizer.autoencoder.apply)(tokenizer.variables, as_floats(x)).reconstruction
     decoded = tokenizer.decode(tokenizer.encode(x))
     assert decoded.shape == x.shape and decoded.dtype == jnp.float32
-    np.testing.assert_allclose(decoded, jnp.clip(forward, -1, 1), atol=1e-5)
-    np.testing.assert_allclose(tokenizer.reconstruct(x), decoded, atol=1e-6)
+    np.testing.assert_allclose(decoded, forward, atol=1e-5)
+    np.testing.assert_allclose(tokenizer.reconstruct(x), decoded, atol=0)
 
 
-def test_reconstructions_are_clipped(tokenizer):
-    """Weights ten times too large drive the decoder out of range."""
+def test_reconstructions_are_the_decoder_s_raw_output(tokenizer):
+    """Weights a hundred times too large drive the decoder out of range, and only files and figures clip."""
     params = {**tokenizer.variables["params"]}
     params["decoder"] = {
         **params["decoder"],
@@ -113,7 +113,7 @@ def test_reconstructions_are_clipped(tokenizer):
         tokenizer.autoencoder, {**tokenizer.variables, "params": params}, tokenizer.config, 0
     )
     out = loud.reconstruct(pictures())
-    assert float(out.max()) == 1.0 and float(out.min()) == -1.0
+    assert float(out.max()) > 1.0 and float(out.min()) < -1.0
 
 
 @pytest.mark.parametrize("indices", [np.zeros((1, 2, 3), np.uint8), [[[0, K - 1]]], jnp.full((2, 1, 1), 5)])

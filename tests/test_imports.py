@@ -18,7 +18,7 @@ LAYERS = [
     ("simvq_jax.progress", set()),
     ("simvq_jax.cli", set()),
     ("simvq_jax.drawing", {"dsp"}),
-    ("simvq_jax.data", {"cli"}),
+    ("simvq_jax.data", {"cli", "files"}),
     ("simvq_jax.quantize", {"search"}),
     ("simvq_jax.models.layers", set()),
     ("simvq_jax.models.lstm", set()),
@@ -47,6 +47,8 @@ ENTRY_POINTS = [
     "observer",
     "start",
     "convert",
+    "token_records",
+    "extract_tokens",
     "train",
     "reconstruct",
 ]

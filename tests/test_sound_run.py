@@ -15,7 +15,8 @@ import soundfile
 from tiny_sound import tiny_sound_config
 
 import simvq_jax
-from simvq_jax import build, evaluate, reconstruct, report
+from simvq_jax import TokenSource, build, evaluate, reconstruct, report
+from simvq_jax.extract_tokens import extract_tokens
 from simvq_jax.metrics.sound import si_sdr, stoi
 from simvq_jax.train import train
 
@@ -257,3 +258,25 @@ def test_a_folder_is_reconstructed(run, tmp_path):
     assert rate == RATE and made.shape == (800,)
     assert "broken.flac" in (tmp_path / "out/skipped_files.txt").read_text()
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["skipped_files.txt", "stereo.flac"]
+
+
+def test_tokens_of_a_folder_are_those_of_each_recording_and_decode_to_its_sound(run, tokenizer, tmp_path):
+    """Lengths that a batch fills up differently, and a file that cannot be read."""
+    (tmp_path / "in").mkdir()
+    sounds = {f"{n}.wav": sound(n, seed=n) for n in (700, 1500, 40, 9000)}
+    for name, samples in sounds.items():
+        soundfile.write(tmp_path / "in" / name, samples, RATE, subtype="FLOAT")
+    (tmp_path / "in/broken.flac").write_bytes(b"fLaC")
+    out = tmp_path / "tokens"
+    done = extract_tokens(tokenizer, out, data=f"folder:{tmp_path / 'in'}", batch_size=2)
+    assert done.records == 4 and list(done.skipped.reasons) == ["broken.flac"]
+    source = TokenSource(out)
+    assert [source[i]["key"] for i in range(4)] == sorted(sounds)
+    for record in (source[i] for i in range(4)):
+        samples = sounds[record["key"]]
+        assert record["samples"] == len(samples) and record["tokens"].dtype == np.uint16
+        np.testing.assert_array_equal(record["tokens"], tokenizer.encode(samples[None])[0])
+    reconstruct.main(str(run), str(out), str(tmp_path / "decoded"), 100, 60.0)
+    made, rate = soundfile.read(tmp_path / "decoded/700.wav.flac")
+    assert rate == RATE
+    np.testing.assert_allclose(made, np.clip(tokenizer.reconstruct(sounds["700.wav"][None])[0], -1, 1), atol=1e-4)

@@ -1,6 +1,7 @@
 """What tokenizers of pictures and of sound have in common."""
 
 import abc
+import hashlib
 from typing import Any
 
 import jax
@@ -34,15 +35,31 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, indices) -> jax.Array:
-        """Indices -> pictures or sound, float32, clipped to [-1, 1]."""
+        """Indices -> pictures or sound, float32, as the decoder gives them: values may lie outside of [-1, 1]."""
 
     @abc.abstractmethod
     def reconstruct(self, x) -> jax.Array:
-        """What is decoded of x's indices, of x's size."""
+        """What is decoded of x's indices, of x's size: `decode(encode(x))`."""
 
     def codebook(self) -> Any:
         """The effective codebook Q = C W + b: (K, d) float32; of a compound quantizer a tuple, one a stage."""
         return self.autoencoder.apply(self.variables, method="codebook")
+
+    def need_decoder(self) -> None:
+        """Raises ValueError where the decoder's weights were not loaded."""
+        if "decoder" not in self.variables["params"]:
+            raise ValueError("this tokenizer was loaded with decoder=False and only encodes: load it with its decoder.")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what encodes: the names, types, shapes and bytes of the encoder's and quantizer's weights."""
+        digest = hashlib.sha256()
+        parts = {"params": {name: part for name, part in self.variables["params"].items() if name != "decoder"}}
+        leaves = jax.tree_util.tree_leaves_with_path({**self.variables, **parts})
+        for path, leaf in leaves:
+            array = np.asarray(leaf)
+            digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def checked_indices(self, indices, axes: tuple[str, ...], lowest: int = 0) -> np.ndarray:
         """Indices as int32. axes: what an index is of, as ("b", "h", "w"); stages come behind them.

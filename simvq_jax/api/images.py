@@ -35,15 +35,15 @@ class ImageTokenizer(Tokenizer):
         return self._encode(self.variables, self._checked(x))[1]
 
     def decode(self, indices) -> jax.Array:
-        """Indices (b, h / f, w / f) -> images (b, h, w, 3) float32, clipped to [-1, 1].
+        """Indices (b, h / f, w / f) -> images (b, h, w, 3) float32, as the decoder gives them: files and figures clip.
 
         Raises ValueError on anything but whole numbers in [0, K).
         """
-        indices = self.checked_indices(indices, ("b", "h", "w"))
-        return jnp.clip(self._decode(self.variables, indices), -1.0, 1.0)
+        self.need_decoder()
+        return self._decode(self.variables, self.checked_indices(indices, ("b", "h", "w")))
 
     def reconstruct(self, x) -> jax.Array:
-        """Images of any size -> their reconstructions, same size, float32 in [-1, 1].
+        """Images of any size -> their reconstructions, same size, float32; `decode(encode(x))`.
 
         Sides that are no multiple of f are extended by repeating the edge, and cut back.
         """

@@ -10,8 +10,8 @@ from simvq_jax.api.base import Tokenizer
 from simvq_jax.api.images import ImageTokenizer
 from simvq_jax.api.sounds import SoundTokenizer
 from simvq_jax.build import build_networks, build_optimizers, build_state, of_sound, read_config, seeded_codebook
-from simvq_jax.checkpoint import Checkpointer
-from simvq_jax.state import TrainState, inference_variables
+from simvq_jax.checkpoint import Checkpointer, Restorable
+from simvq_jax.state import Inference, TrainState, inference_variables
 from simvq_jax.step import Networks
 
 
@@ -27,22 +27,39 @@ def restored_state(run: str | Path) -> Restored:
     """Raises FileNotFoundError if there is no run or no checkpoint, CheckpointError if all are damaged."""
     run = Path(run)
     config = read_config(run)
-    networks, optimizers = build_networks(config), build_optimizers(config)
-    shapes = jax.eval_shape(lambda key: build_state(config, networks, optimizers, key), jax.random.key(0))
+    networks = build_networks(config)
+    return Restored(config, networks, _restore(run, config, _shapes(config, networks)))
+
+
+def load(run: str | Path, *, decoder: bool = True) -> Tokenizer:
+    """The tokenizer of a run folder: EMA weights of its newest undamaged checkpoint.
+
+    An `ImageTokenizer` or a `SoundTokenizer`, as the run is of.
+
+    decoder: False leaves the decoder's weights on the disk, for a tokenizer that only encodes.
+
+    Raises as `restored_state`.
+    """
+    run = Path(run)
+    config = read_config(run)
+    networks = build_networks(config)
+    shapes = _shapes(config, networks)
+    params = {name: part for name, part in shapes.ema.items() if decoder or name != "decoder"}
+    state = _restore(run, config, Inference(shapes.step, params, shapes.codebook, shapes.codebook_stats))
+    module: Any = SoundTokenizer if of_sound(config) else ImageTokenizer
+    return module(networks.autoencoder, inference_variables(state), config, int(state.step))
+
+
+def _shapes(config, networks: Networks) -> TrainState:
+    optimizers = build_optimizers(config)
+    return jax.eval_shape(lambda key: build_state(config, networks, optimizers, key), jax.random.key(0))
+
+
+def _restore(run: Path, config, shapes: Restorable) -> Restorable:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     template = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
     with Checkpointer(run, read_only=True, redraw=seeded_codebook(config)) as checkpoints:
         state = checkpoints.restore(template)
     if state is None:
         raise FileNotFoundError(f"{run / 'checkpoints'} holds no checkpoint yet: train until the first is saved.")
-    return Restored(config, networks, state)
-
-
-def load(run: str | Path) -> Tokenizer:
-    """The tokenizer of a run folder: EMA weights of its newest undamaged checkpoint.
-
-    An `ImageTokenizer` or a `SoundTokenizer`, as the run is of. Raises as `restored_state`.
-    """
-    config, networks, state = restored_state(run)
-    module: Any = SoundTokenizer if of_sound(config) else ImageTokenizer
-    return module(networks.autoencoder, inference_variables(state), config, int(state.step))
+    return state

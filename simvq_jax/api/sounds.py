@@ -48,10 +48,11 @@ class SoundTokenizer(Tokenizer):
         return jnp.where(counts.reshape(*counts.shape, *(1,) * (indices.ndim - 2)), indices, NO_TOKEN)
 
     def decode(self, indices) -> jax.Array:
-        """Indices (b, tokens) -> sound (b, hop * tokens) float32, clipped to [-1, 1], 0 where there is no token.
+        """Indices (b, tokens) -> sound (b, hop * tokens) float32, as the decoder gives it, 0 where there is no token.
 
         Raises ValueError on anything but whole numbers in [0, K), and -1 behind an item's last token.
         """
+        self.need_decoder()
         indices = self.checked_indices(indices, ("b", "tokens"), lowest=NO_TOKEN)
         counts = (indices.reshape(*indices.shape[:2], -1) != NO_TOKEN).all(axis=-1)
         tokens = counts.sum(axis=1)
@@ -59,10 +60,10 @@ class SoundTokenizer(Tokenizer):
             raise ValueError("indices are -1 before an item's last token: -1 may only stand behind the tokens.")
         filled = _filled_up(np.maximum(indices, 0), SMALLEST)
         sound = self._decode(self.variables, filled, tokens.astype(np.int32))
-        return jnp.clip(sound[:, : self.hop * indices.shape[1]], -1.0, 1.0)
+        return sound[:, : self.hop * indices.shape[1]]
 
     def reconstruct(self, x, lengths=None, *, sample_rate: int | None = None) -> jax.Array:
-        """Sound of any length -> its reconstruction, as long, float32 in [-1, 1]. Arguments as of `encode`."""
+        """Sound of any length -> its reconstruction, as long, float32. Arguments as of `encode`."""
         x, lengths = self._checked(x, lengths, sample_rate)
         sound = self.decode(self.encode(x, lengths))[:, : x.shape[1]]
         return jnp.where(jnp.arange(x.shape[1])[None] < lengths[:, None], sound, 0.0)
@@ -106,9 +107,15 @@ class SoundTokenizer(Tokenizer):
         return x.astype(np.float32), lengths.astype(np.int32)
 
 
-def _filled_up(x: np.ndarray, smallest: int) -> np.ndarray:
-    """x with zeros behind axis 1, up to 1, 2, 4, ... times `smallest`: a program is compiled for each shape."""
+def filled_size(length: int, smallest: int) -> int:
+    """The first of 1, 2, 4, ... times `smallest` that is no less: a program is compiled for each."""
     size = smallest
-    while size < x.shape[1]:
+    while size < length:
         size *= 2
+    return size
+
+
+def _filled_up(x: np.ndarray, smallest: int) -> np.ndarray:
+    """x with zeros behind axis 1."""
+    size = filled_size(x.shape[1], smallest)
     return np.pad(x, [(0, 0), (0, size - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])

@@ -3,7 +3,7 @@
 import abc
 import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from absl import logging
 
@@ -25,6 +25,17 @@ class Source(Protocol):
     def read(self, index: int) -> Item | None:
         """Return item `index`, or None when it cannot be read."""
 
+    def identity(self) -> str:
+        """Return a text that changes when items come, go or change places."""
+
+
+class Record(NamedTuple):
+    """key: name of an item. data: the encoded file. label: its class, None where there is none."""
+
+    key: str
+    data: bytes | Path
+    label: int | str | None
+
 
 class SkipLog:
     """The list of unreadable files of a run, safe to share between threads.
@@ -37,25 +48,25 @@ class SkipLog:
     def __init__(self, path: Path | None):
         self._path = path
         self._lock = threading.Lock()
-        self._keys: set[str] = set()
+        self.reasons: dict[str, str] = {}  # key -> why this process skipped it
         self._listed = _listed_keys(path)
 
     @property
     def count(self) -> int:
         """Number of distinct files skipped by this process."""
-        return len(self._keys)
+        return len(self.reasons)
 
     def record(self, key: str, reason: str) -> None:
         """List and warn of one file; a key that is already recorded is left alone."""
         key = " ".join(key.splitlines()).replace("\t", " ")
         with self._lock:
-            if key in self._keys:
+            if key in self.reasons:
                 return
-            self._keys.add(key)
+            self.reasons[key] = " ".join(reason.split())
             logging.warning("Skipped %s: %s", key, reason)
             if self._path is not None and key not in self._listed:
                 with self._path.open("a", encoding="utf-8", errors="surrogateescape") as file:
-                    file.write(f"{key}\t{' '.join(reason.split())}\n")
+                    file.write(f"{key}\t{self.reasons[key]}\n")
 
 
 def _listed_keys(path: Path | None) -> set[str]:
@@ -77,14 +88,17 @@ class EncodedSource(abc.ABC):
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def _record(self, index: int) -> tuple[str, bytes | Path]:
-        """Return the key and the encoded file."""
+    def identity(self) -> str: ...
+
+    @abc.abstractmethod
+    def _record(self, index: int) -> Record:
+        """Return the encoded file and what is known of it."""
 
     def read(self, index: int) -> Item | None:
         """Decode item `index`; None, and a line in the skip log, when it cannot be read."""
-        key, data = self._record(index)
+        key, data, label = self._record(index)
         try:
-            return {self._kind.feature: self._kind.decode(data), "key": key}
+            return {self._kind.feature: self._kind.decode(data), "key": key, "label": label}
         except Unreadable as error:
             self._skipped.record(key, str(error))
             return None

@@ -1,21 +1,24 @@
 """Random-access sources: the bundled photographs and speech, a folder, or a prepared TFDS dataset.
 
-A source has a length and gives `{"image": uint8 (height, width, 3), "key": str}` by index, or
-`{"audio": float32 (samples,), "key": str}`, as its kind says; the order of its items is the same on every machine.
+A source has a length and gives `{"image": uint8 (height, width, 3), "key": str, "label": int, str or None}` by index,
+or `{"audio": float32 (samples,), ...}`, as its kind says; the order of its items is the same on every machine. Its
+split is "train", "eval" (what is held out), or "all".
 """
 
 import functools
+import hashlib
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from simvq_jax.data import images
-from simvq_jax.data.encoded import EncodedSource, Item, SkipLog, Source
+from simvq_jax.data.encoded import EncodedSource, Item, Record, SkipLog, Source
 from simvq_jax.data.files import HOLD_OUT_EVERY, list_files, split_files
 from simvq_jax.data.kinds import Kind
 
+SPLITS = ("train", "eval", "all")
 SPEECH = Path(__file__).parent / "speech"
 PHOTOS = (
     "astronaut.png",
@@ -34,7 +37,7 @@ class PhotosSource:
 
     Args:
       split: "train" for the left three quarters of each picture, "eval" for the rest (columns from
-        `width * 3 // 4` on); the two share no pixel.
+        `width * 3 // 4` on), which share no pixel; "all" for whole pictures.
 
     Raises:
       FileNotFoundError: the installed scikit-image lacks one of the pictures.
@@ -54,12 +57,16 @@ class PhotosSource:
         """Return picture `index`."""
         return self._items[index]
 
+    def identity(self) -> str:
+        """Return the names of the pictures."""
+        return f"photos {' '.join(item['key'] for item in self._items)}"
+
 
 def _photo(name: str, split: str) -> Item:
     image = _bundled_photo(name)
     edge = image.shape[1] * 3 // 4
-    part = image[:, :edge] if split == "train" else image[:, edge:]
-    return {"image": part, "key": Path(name).stem}
+    part = {"train": image[:, :edge], "eval": image[:, edge:], "all": image}[split]
+    return {"image": part, "key": Path(name).stem, "label": None}
 
 
 @functools.cache
@@ -79,7 +86,7 @@ class FolderSource(EncodedSource):
 
     Args:
       path: the tree's root; see `files.split_files` for what is held out.
-      split: "train" or "eval".
+      split: "train", "eval" or "all".
       kind: of the files.
       skipped: log of unreadable files.
 
@@ -94,14 +101,31 @@ class FolderSource(EncodedSource):
         self._files = self._of_split(split)
 
     def _of_split(self, split: str) -> list[Path]:
+        if split == "all":
+            return list_files(self._root, self._kind.extensions, self._kind.noun)
         return split_files(self._root, self._kind.extensions, self._kind.noun)[split]
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def _record(self, index: int) -> tuple[str, Path]:
+    def identity(self) -> str:
+        """Return the SHA-256 of the files' relative paths and sizes."""
+        digest = hashlib.sha256()
+        for file in self._files:
+            digest.update(
+                f"{file.relative_to(self._root).as_posix()}\t{file.stat().st_size}\n".encode("utf-8", "surrogateescape")
+            )
+        return f"folder of {len(self)} {self._kind.noun}s, sha256 {digest.hexdigest()}"
+
+    def _record(self, index: int) -> Record:
         file = self._files[index]
-        return file.relative_to(self._root).as_posix(), file
+        key = file.relative_to(self._root).as_posix()
+        return Record(key, file, _folder_of(key))
+
+
+def _folder_of(key: str) -> str | None:
+    """The name of the folder that a file lies in, which is its class; None at the root."""
+    return PurePosixPath(key).parent.name or None
 
 
 class SpeechSource(FolderSource):
@@ -111,7 +135,8 @@ class SpeechSource(FolderSource):
     """
 
     def _of_split(self, split: str) -> list[Path]:
-        folders = ("train",) if split == "train" else ("held_out_sentences", "held_out_voices")
+        train, held_out = ("train",), ("held_out_sentences", "held_out_voices")
+        folders = {"train": train, "eval": held_out, "all": (*train, *held_out)}[split]
         files = [list_files(self._root / name, self._kind.extensions, self._kind.noun) for name in folders]
         return [file for of_folder in files for file in of_folder]
 
@@ -120,12 +145,12 @@ class TfdsSource(EncodedSource):
     """A prepared TFDS dataset with a feature `image` or `audio`, read without TensorFlow from array_record files.
 
     "train" is the split of that name; "eval" is `validation` if there is one, else `test`, else the last
-    twentieth of train, which "train" then leaves out. The stored bytes are decoded as files are.
+    twentieth of train, which "train" then leaves out; "all" is every split. The stored bytes are decoded as files are.
 
     Args:
       name: name of the dataset, with config and version if wanted (`name/config:1.0.0`), and behind an @ the split
         that "eval" is, if not the one above (`libritts24k@test_clean`).
-      split: "train" or "eval".
+      split: "train", "eval" or "all".
       data_dir: folder of prepared datasets; "" for TFDS's own default.
       kind: of its records.
       skipped: log of unreadable records.
@@ -145,15 +170,21 @@ class TfdsSource(EncodedSource):
         builder = _prepared_builder(name, data_dir, kind)
         examples = {part: info.num_examples for part, info in builder.info.splits.items()}
         self._split = _tfds_split(name, split, examples, held_out)
+        self._full_name = builder.info.full_name
         self._records = builder.as_data_source(split=self._split, decoders={kind.feature: tfds.decode.SkipDecoding()})
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def _record(self, index: int) -> tuple[str, bytes]:
+    def identity(self) -> str:
+        """Return the dataset's full name, split and number of records."""
+        return f"{self._full_name} {self._split}, {len(self)} records"
+
+    def _record(self, index: int) -> Record:
         record = self._records[index]
-        key = record.get("key", record.get("file_name", f"{self._split}/{index}"))
-        return os.fsdecode(key), record[self._kind.feature]
+        key = os.fsdecode(record.get("key", record.get("file_name", f"{self._split}/{index}")))
+        label = int(record["label"]) if "label" in record else _folder_of(key) if "key" in record else None
+        return Record(key, record[self._kind.feature], label)
 
 
 def _prepared_builder(name: str, data_dir: str, kind: Kind) -> Any:
@@ -192,6 +223,8 @@ def _tfds_split(name: str, split: str, examples: dict[str, int], held_out: str) 
             f"The dataset {name!r} has the splits {', '.join(examples)}; give one of those, and not train, instead of"
             f" {held_out!r}."
         )
+    if split == "all":
+        return "+".join(examples)
     if "train" not in examples:
         raise ValueError(
             f"The dataset {name!r} has the splits {', '.join(examples)} and no 'train'; choose one that has it."
@@ -210,7 +243,7 @@ def open_source(spec: str, split: str, *, kind: Kind, data_dir: str = "", skippe
 
     Args:
       spec: `photos`, `speech`, `speech:PATH`, `folder:PATH` or `tfds:NAME`.
-      split: "train" or "eval".
+      split: "train", "eval" or "all".
       kind: of `kinds.py`, what the model takes.
       data_dir: folder of prepared TFDS datasets; "" for TFDS's own default.
       skipped: log of unreadable files.
@@ -237,5 +270,5 @@ def open_source(spec: str, split: str, *, kind: Kind, data_dir: str = "", skippe
 
 
 def _check_split(split: str) -> None:
-    if split not in ("train", "eval"):
-        raise ValueError(f"The split {split!r} is unknown; give 'train' or 'eval'.")
+    if split not in SPLITS:
+        raise ValueError(f"The split {split!r} is unknown; give one of {', '.join(SPLITS)}.")

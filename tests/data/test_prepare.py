@@ -67,6 +67,15 @@ def test_a_prepared_folder_reads_back_as_the_folder_itself(pictures, prepared):
         assert not expected
 
 
+def test_all_is_every_split_with_labels_from_the_folders(pictures, prepared):
+    whole = open_tfds("my_pictures", "all", prepared)
+    parts = [open_tfds("my_pictures", split, prepared) for split in ("train", "eval")]
+    found = {item["key"]: item["label"] for item in map(whole.read, range(len(whole)))}
+    assert found.keys() == {part.read(i)["key"] for part in parts for i in range(len(part))}
+    assert found["train/dogs/a.png"] == "dogs"
+    assert whole.identity().endswith(f", {len(found)} records") and "my_pictures" in whole.identity()
+
+
 def test_another_process_reads_the_original_bytes_without_tensorflow(pictures, prepared):
     code = (
         "import sys, tensorflow_datasets as tfds\n"

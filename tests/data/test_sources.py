@@ -50,6 +50,26 @@ def test_folder_is_sorted_and_recursive(tmp_path):
     assert keys(folder(tmp_path, "train")) == ["a/z.jpg", "b.PNG", "c.tiff"]
 
 
+def test_all_is_everything_and_labels_are_folders(tmp_path):
+    for name in ("train/cats/1.png", "train/dogs/2.png", "val/cats/3.png", "4.png"):
+        picture(tmp_path / name)
+    source = folder(tmp_path, "all")
+    assert keys(source) == ["4.png", "train/cats/1.png", "train/dogs/2.png", "val/cats/3.png"]
+    assert [source[i]["label"] for i in range(4)] == [None, "cats", "dogs", "cats"]
+    assert sources.PhotosSource("all")[0]["image"].shape == sources._bundled_photo(sources.PHOTOS[0]).shape
+
+
+def test_an_identity_changes_with_names_and_sizes_of_files(tmp_path):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    first = folder(tmp_path, "all").identity()
+    assert first == folder(tmp_path, "all").identity()
+    (tmp_path / "b.png").rename(tmp_path / "c.png")
+    second = folder(tmp_path, "all").identity()
+    picture(tmp_path / "c.png", height=50)
+    assert len({first, second, folder(tmp_path, "all").identity()}) == 3
+
+
 def test_every_twentieth_file_is_held_out(tmp_path):
     for index in range(41):
         picture(tmp_path / f"{index:02}.png")
@@ -166,7 +186,7 @@ def test_unknown_source(spec):
 
 
 def test_unknown_split():
-    with pytest.raises(ValueError, match="'test' is unknown; give 'train' or 'eval'"):
+    with pytest.raises(ValueError, match="'test' is unknown; give one of train, eval, all"):
         sources.open_source("photos", "test", kind=pictures(LIMIT), skipped=SkipLog(None))
 
 

@@ -1,0 +1,239 @@
+"""Tokens of a data set: `python -m simvq_jax.extract_tokens --run=RUN --data=folder:PATH --out=FOLDER`.
+
+Writes shards of records (see `data/tokens.py`), each the tokens of one view of a picture, or of a recording, with its
+key, label and place. `simvq_jax.TokenSource(FOLDER)` reads them by index; the manifest lists what cannot be read.
+
+The same command again goes on where it stopped, after kill -9 too: shards are fixed parts of the data, whole or not
+there, so nothing comes twice and nothing is left out. Several processes share the shards: each process of a
+jax.distributed job by itself, or by hand with --process_count and --process_index, on one machine or many.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import jax
+
+from simvq_jax import cli
+from simvq_jax.api import ImageTokenizer, Tokenizer, load
+from simvq_jax.data.encoded import Item, SkipLog, Source
+from simvq_jax.data.tokens import (
+    FORMATS,
+    INDEXED,
+    MANIFEST,
+    remove_halves,
+    summary_path,
+    token_dtype,
+    write_shard,
+)
+from simvq_jax.data.views import Views
+from simvq_jax.files import replace_text
+from simvq_jax.inputs import open_data
+from simvq_jax.progress import Progress, duration
+from simvq_jax.token_records import RecordMaker
+
+SETTINGS = "extraction.json"
+
+
+class Extraction(NamedTuple):
+    """What was done: records written, in seconds; what could not be read; whether all shards are there now."""
+
+    records: int
+    seconds: float
+    skipped: SkipLog
+    complete: bool
+
+
+class Share(NamedTuple):
+    """Which of the shards a process writes: every `processes`-th, from number `process` on."""
+
+    process: int
+    processes: int
+
+
+WHOLE = Share(0, 1)
+
+
+def extract_tokens(
+    tokenizer: Tokenizer,
+    out: Path,
+    *,
+    data: str,
+    split: str = "all",
+    views: Views | None = None,
+    batch_size: int = 32,
+    shard_size: int = 4096,
+    form: str = INDEXED,
+    share: Share = WHOLE,
+) -> Extraction:
+    """Writes the tokens of a data set, or this process's share of them, as far as they are not there.
+
+    Args:
+        data: as `config.data.source`. split: "all", "train" or "eval".
+        views: what is cut of pictures; None for sound, which is taken whole.
+        batch_size: pictures or recordings encoded at once, rounded up to a multiple of the devices.
+        shard_size: pictures or recordings of the data that a shard holds the tokens of.
+        form: "array_record", "npz" or "jsonl".
+
+    Raises ValueError on settings that cannot be, or where `out` holds tokens of other settings.
+    """
+    _check(form, batch_size, shard_size, share)
+    skipped = SkipLog(None)
+    source = open_data(tokenizer.config, split, skipped, data)
+    shards = -(-len(source) // shard_size)
+    settings = _settings(tokenizer, source, data=data, split=split, views=views, shard_size=shard_size, form=form)
+    _claim(out, settings)
+    paths = [out / f"tokens-{i:05d}-of-{shards:05d}.{form}" for i in range(shards)]
+    own = range(share.process, shards, share.processes)
+    left = [shard for shard in own if not summary_path(paths[shard]).exists()]
+    maker = RecordMaker(tokenizer, views, batch_size)
+    progress = Progress("extract_tokens", sum(len(_items(shard, shard_size, source)) for shard in left))
+    done, records, began = 0, 0, time.monotonic()
+    for shard in left:
+        remove_halves(paths[shard])
+        items, before = _items(shard, shard_size, source), len(skipped.reasons)
+        found = maker.records(progress.over(_read(source, items, tokenizer.config.data.threads), done))
+        new = list(skipped.reasons.items())[before:]
+        write_shard(paths[shard], found, {"records": len(found), "skipped": new})
+        done, records = done + len(items), records + len(found)
+    return Extraction(records, time.monotonic() - began, skipped, _finish(out, settings, paths))
+
+
+def _items(shard: int, shard_size: int, source: Source) -> range:
+    return range(shard * shard_size, min((shard + 1) * shard_size, len(source)))
+
+
+def _check(form: str, batch_size: int, shard_size: int, share: Share) -> None:
+    if form not in FORMATS:
+        raise ValueError(f"format is {form!r} but must be one of {', '.join(FORMATS)}.")
+    if batch_size < 1 or shard_size < 1:
+        raise ValueError(f"batch_size is {batch_size} and shard_size {shard_size} but both must be at least 1.")
+    if not 0 <= share.process < share.processes:
+        raise ValueError(
+            f"process_index is {share.process} but must lie in 0..{share.processes - 1}, below process_count."
+        )
+
+
+def _settings(tokenizer: Tokenizer, source: Source, *, views: Views | None, form: str, **rest) -> dict[str, Any]:
+    """All that decides what the tokens are; the same for every process and every new start."""
+    sizes = tokenizer.autoencoder.quantizer.codebook_sizes
+    return {
+        "model": tokenizer.fingerprint(),
+        "step": tokenizer.step,
+        "codebook_size": max(sizes),
+        "stages": len(sizes),
+        "dtype": token_dtype(max(sizes)).name,
+        "format": form,
+        "items": len(source),
+        "data_identity": source.identity(),
+        **(views._asdict() if views else {"sample_rate": tokenizer.config.data.sample_rate}),
+        **rest,
+    }
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder this extraction's, or checks that it is."""
+    path = out / SETTINGS
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key in settings if found.get(key) != settings[key]]
+        if differing:
+            changes = ", ".join(f"{key}: {found.get(key)!r} -> {settings[key]!r}" for key in differing)
+            raise ValueError(f"{out} holds tokens of other settings ({changes}): give another --out, or the same ones.")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is in use: give another --out, so that nothing there is lost.")
+    out.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(settings, indent=2) + "\n")
+
+
+def _read(source: Source, items: range, threads: int) -> Iterator[Item | None]:
+    """The items in order, decoded ahead by threads; None where one cannot be read."""
+    # Each in a tuple, for grain drops what is None.
+    stream = grain.MapDataset.source(list(items)).map(lambda index: (source.read(index),))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    for (item,) in stream.to_iter_dataset(options):
+        yield item
+
+
+def _finish(out: Path, settings: dict[str, Any], paths: list[Path]) -> bool:
+    """Writes the manifest once every shard of every process is whole; whether it is."""
+    summaries = [summary_path(path) for path in paths]
+    if not all(path.exists() for path in summaries):
+        return False
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in summaries]
+    shards = [{"file": path.name, "records": part["records"]} for path, part in zip(paths, found, strict=True)]
+    skipped = [{"key": key, "reason": reason} for part in found for key, reason in part["skipped"]]
+    manifest = settings | {"records": sum(part["records"] for part in found), "shards": shards, "skipped": skipped}
+    replace_text(out / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    return True
+
+
+def main(
+    run: str, data: str, out: str, split: str, crops: str, size: int, resize_short: int, flip: bool, **rest
+) -> None:
+    """Command line of `extract_tokens`."""
+    tokenizer = load(run, decoder=False)
+    of = tokenizer.config.data
+    views = None
+    if isinstance(tokenizer, ImageTokenizer):
+        short = of.resize_short if resize_short < 0 else resize_short
+        views = Views(crops, size or of.size, 0 if crops == "whole" else short, tokenizer.factor, flip)
+        views.check()
+    index, count = rest["process_index"], rest["process_count"]
+    share = Share(index, count) if count else Share(jax.process_index(), jax.process_count())
+    done = extract_tokens(
+        tokenizer,
+        Path(out),
+        data=data or of.source,
+        split=split,
+        views=views,
+        batch_size=rest["batch_size"],
+        shard_size=rest["shard_size"],
+        form=rest["format"],
+        share=share,
+    )
+    pace = done.records / max(done.seconds, 1e-9)
+    print(f"{out}: {done.records:,} records in {duration(done.seconds)}, {pace:,.1f} a second")
+    if done.skipped.count:
+        print(f"{done.skipped.count} file(s) could not be read and are listed in {Path(out) / MANIFEST}")
+    if not done.complete:
+        print(f"{Path(out) / MANIFEST} will be written by the process that finishes last")
+
+
+if __name__ == "__main__":
+    cli.run_main(
+        main,
+        {
+            "run": cli.REQUIRED,
+            "data": "",
+            "out": cli.REQUIRED,
+            "split": "all",
+            "crops": "center",
+            "size": 0,
+            "resize_short": -1,
+            "flip": False,
+            "batch_size": 32,
+            "shard_size": 4096,
+            "format": INDEXED,
+            "process_index": 0,
+            "process_count": 0,
+        },
+        {
+            "run": "run folder, as runs/quickstart",
+            "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
+            "out": "folder for the tokens",
+            "split": "all, train or eval (what is held out)",
+            "crops": "pictures: center, ten (corners and centre, mirrored too) or whole (at their own size)",
+            "size": "pictures: pixels of a crop's side; 0 = those of training",
+            "resize_short": "pictures: short side before cropping; 0 = as it is, -1 = as in training",
+            "flip": "pictures: every crop mirrored too",
+            "batch_size": "pictures or recordings encoded at once",
+            "shard_size": "pictures or recordings of a shard, which is what an interruption loses",
+            "format": f"of the shards: {', '.join(FORMATS)}",
+            "process_index": "which of --process_count processes this is",
+            "process_count": "processes that share the work; 0 = those of jax.distributed",
+        },
+    )
