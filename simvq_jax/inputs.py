@@ -70,7 +70,8 @@ class EvalData:
     """What a config's source is evaluated on: crops of its pictures, or its recordings, whole.
 
     Attributes:
-        source: its name. noun: of what is counted. keys: index -> name of the recordings read so far; {} of crops.
+        source: its name. identity: changes when its items do. noun: of what is counted. keys: index -> name of the
+        recordings read so far; {} of crops.
     """
 
     def __init__(self, config, skipped: SkipLog, source: str = "", limit: int | None = None):
@@ -80,6 +81,7 @@ class EvalData:
         self._batch_size, self._threads = data.eval_batch_size, data.threads
         self.source, self.noun = source or data.source, "recordings" if of_sound(config) else "crops"
         opened, limit = open_data(config, "eval", skipped, source), data.eval_limit if limit is None else limit
+        self.identity = opened.identity()
         if of_sound(config):
             self._items: EvalSounds | EvalCrops = EvalSounds(
                 opened, sample_rate=data.sample_rate, limit=limit, batch_size=self._batch_size, threads=data.threads

@@ -37,7 +37,7 @@ class Observer:
         self._config, self._workdir, self._mesh, self._writer = config, workdir, mesh, writer
         self._skipped = skipped
         self._autoencoder = networks.autoencoder
-        self._scorer = make_scorer(config, networks.autoencoder, perceptual)
+        self._scorer = make_scorer(config, networks.autoencoder, perceptual, mesh)
         self._eval_data = EvalData(config, skipped)
         tokens = config.batch_size * tokens_an_example(config)
         self._watch = CollapseWatch(config.quantizer.kind, config.quantizer.codebook_size, tokens)

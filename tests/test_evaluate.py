@@ -5,13 +5,15 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from simvq_jax import api, evaluate
 from simvq_jax.data.images import to_uint8
-from simvq_jax.metrics.image import psnr, ssim
+from simvq_jax.metrics.frechet import Moments, frechet_distance, preprocessed
+from simvq_jax.metrics.image import official_square_error, official_ssim, psnr, ssim
 from simvq_jax.step import as_float
 
 SIZE, F, K, D = 24, 4, 96, 4
@@ -81,7 +83,7 @@ def test_the_codebook_and_its_spectrum_are_the_tokenizer_s(tokenizer, result):
 def test_means_over_a_padded_last_batch_are_those_of_the_pictures_one_by_one(tokenizer, pictures, of_folder):
     """Every picture counts alike, and blanks that fill up a batch count for nothing."""
     pixels = pictures[1]
-    x, y = as_float(pixels), np.asarray(tokenizer.reconstruct(pixels))
+    x, y = as_float(pixels), np.clip(tokenizer.reconstruct(pixels), -1, 1)
     single = jax.jit(psnr)
     latents, indices = tokenizer.latents(pixels), tokenizer.encode(pixels)
     gap = np.asarray(latents) - np.asarray(tokenizer.codebook())[np.asarray(indices)]
@@ -146,8 +148,47 @@ def test_data_that_is_none_gets_one_sentence(run, data, limit, sentence):
         evaluate.evaluate_run(run, data, limit)
 
 
+def test_the_provenance_says_what_is_needed_to_repeat_it(run, tokenizer, of_folder, tmp_path):
+    found = of_folder.provenance
+    assert found["step"] == 4 and found["model_sha256"] == tokenizer.fingerprint(decoder=True)
+    assert found["data_identity"].startswith("folder of 19 images, sha256 ")
+    assert found["preprocessing"] == "3 crop(s) of 24 x 24 a picture, at its own resolution"
+    assert {"python", "jax", "flax", "numpy", "simvq_jax"} <= found["versions"].keys()
+    assert found["weight_files"] == {}
+
+
+def test_official_figures_stand_beside_ours(tokenizer, pictures, of_folder):
+    """The official PSNR is of whole batches, here of 16, 16, 16 and 9 crops."""
+    pixels = np.repeat(pictures[1], 3, axis=0)
+    x, y = jnp.asarray(pixels), jnp.clip(tokenizer.reconstruct(pixels), -1, 1)
+    errors = np.asarray(official_square_error(x, y))
+    batches = [errors[i : i + 16].mean() for i in range(0, 57, 16)]
+    np.testing.assert_allclose(of_folder.metrics["eval/psnr_official"], -10 * np.log10(batches).mean(), rtol=1e-4)
+    np.testing.assert_allclose(of_folder.metrics["eval/ssim_official"], np.mean(official_ssim(x, y)), atol=1e-4)
+
+
+def test_frechet_distances_are_of_the_whole_set(run, tokenizer, pictures, monkeypatch, caplog):
+    """With a network of two numbers a picture in Inception's place."""
+
+    def two_numbers(params, x, variant):
+        x = preprocessed(x, variant)
+        return params * jnp.stack([jnp.mean(x, axis=(1, 2, 3)), jnp.mean(x**2, axis=(1, 2, 3))], axis=-1)
+
+    monkeypatch.setattr(evaluate, "build_scoring_nets", lambda config: {"inception": jnp.float32(2.0)})
+    monkeypatch.setattr("simvq_jax.scoring.pictures.inception_features", two_numbers)
+    metrics = evaluate.evaluate_run(run, f"folder:{pictures[0]}", limit=19).metrics
+    pixels = pictures[1]
+    for name in ("rfid", "rfid_float"):
+        totals = []
+        for x in (as_float(pixels), np.clip(tokenizer.reconstruct(pixels), -1, 1)):
+            totals.append(Moments(2))
+            totals[-1].add(np.asarray(two_numbers(2.0, x, name)))
+        np.testing.assert_allclose(metrics[f"eval/{name}"], frechet_distance(*totals), rtol=1e-3, err_msg=name)
+    assert "rFID is of 19 pictures" in caplog.text
+
+
 def test_weights_that_score_sound_are_refused_for_pictures(run):
-    with pytest.raises(ValueError, match="is a tokenizer of pictures but crepe and utmos are of sound"):
+    with pytest.raises(ValueError, match="is a tokenizer of pictures but crepe is of sound: leave it out"):
         evaluate.evaluate_run(run, crepe="full.pth")
 
 
@@ -161,6 +202,7 @@ def test_the_command_prints_and_writes_every_figure_and_its_data(run, pictures, 
     evaluate.main(str(run), f"folder:{pictures[0]}", 0)
     written = json.loads((run / "evaluation.json").read_text())
     assert written.pop("data") == f"folder:{pictures[0]}"
+    assert written.pop("provenance") == json.loads(json.dumps(of_folder.provenance))
     assert written == pytest.approx(of_folder.metrics, abs=1e-6)
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert {name: float(value) for name, value in printed.items()} == pytest.approx(written, rel=1e-5, abs=1e-6)

@@ -40,6 +40,7 @@ ENTRY_POINTS = [
     "build",
     "inputs",
     "api",
+    "provenance",
     "scoring",
     "evaluate",
     "report",

@@ -84,7 +84,9 @@ def evaluation() -> Evaluation:
         "eval/unheard_of": 1.25,
     }
     tokens, codes = (rng.normal(size=(n, 4)).astype(np.float32) for n in (100, 50))
-    return Evaluation(metrics, counts, pictures, pictures // 2, tokens, codes, singular_values=np.ones(4), rows={})
+    return Evaluation(
+        metrics, counts, pictures, pictures // 2, tokens, codes, singular_values=np.ones(4), rows={}, provenance={}
+    )
 
 
 def test_page_shows_every_figure_and_chart(run: Path, evaluation: Evaluation):

@@ -16,6 +16,7 @@ from simvq_jax.build.quantizers import QUANTIZERS
 from simvq_jax.drawing.curves import read_metrics
 from simvq_jax.evaluate import make_scorer
 from simvq_jax.inputs import first_examples
+from simvq_jax.mesh import make_mesh
 
 
 def assert_same_state(a, b):
@@ -233,7 +234,7 @@ def test_every_key_is_read(tmp_path):
         build.build_quantizer(Spy(other, read), jnp.float32)
     build.build_autoencoder(Spy(tiny_config(model__kind="vit", quantizer__stages=2), read))
     sound = Spy(tiny_sound_config(data__vary_loudness=True), read)
-    make_scorer(sound, build.build_networks(sound).autoencoder, {})
+    make_scorer(sound, build.build_networks(sound).autoencoder, {}, make_mesh())
     build.build_objective(sound)
     first_examples(sound, 1)
     assert set(flatten(simvq)) - read == set()

@@ -50,11 +50,11 @@ class Tokenizer(abc.ABC):
         if "decoder" not in self.variables["params"]:
             raise ValueError("this tokenizer was loaded with decoder=False and only encodes: load it with its decoder.")
 
-    def fingerprint(self) -> str:
-        """SHA-256 of what encodes: the names, types, shapes and bytes of the encoder's and quantizer's weights."""
+    def fingerprint(self, decoder: bool = False) -> str:
+        """SHA-256 of the names, types, shapes and bytes of the weights that encode; decoder: of the decoder's too."""
         digest = hashlib.sha256()
-        parts = {"params": {name: part for name, part in self.variables["params"].items() if name != "decoder"}}
-        leaves = jax.tree_util.tree_leaves_with_path({**self.variables, **parts})
+        params = {name: part for name, part in self.variables["params"].items() if decoder or name != "decoder"}
+        leaves = jax.tree_util.tree_leaves_with_path({**self.variables, "params": params})
         for path, leaf in leaves:
             array = np.asarray(leaf)
             digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())

@@ -19,6 +19,7 @@ from simvq_jax.build.training import (
     build_optimizers,
     build_perceptual,
     build_schedules,
+    build_scoring_nets,
     build_state,
     build_train_step,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "build_perceptual",
     "build_quantizer",
     "build_schedules",
+    "build_scoring_nets",
     "build_state",
     "build_train_step",
     "check_ranges",

@@ -10,6 +10,7 @@ from simvq_jax.build.networks import example_shape, of_sound
 from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
 from simvq_jax.losses.objectives import ImageObjective, Objective, SoundObjective
 from simvq_jax.losses.perceptual import load_lpips
+from simvq_jax.metrics.frechet import load_inception
 from simvq_jax.optim import discriminator_optimizer, generator_optimizer, make_schedule
 from simvq_jax.state import TrainState, create_state
 from simvq_jax.step import LossWeights, Networks, Optimizers, make_train_step
@@ -101,18 +102,35 @@ def build_perceptual(config) -> dict:
     losses = config.losses
     if of_sound(config):
         return {}
-    if losses.lpips_vgg and losses.lpips_linear:
-        return load_lpips(losses.lpips_vgg, losses.lpips_linear)
-    if losses.lpips_vgg or losses.lpips_linear:
-        raise ValueError(
-            f"LPIPS needs two files but losses.lpips_vgg is {losses.lpips_vgg!r} and losses.lpips_linear is"
-            f" {losses.lpips_linear!r}: give both, or neither to go without."
-        )
-    if losses.lpips > 0:
+    params = _lpips_of("vgg", "losses.lpips_vgg", losses.lpips_vgg, "losses.lpips_linear", losses.lpips_linear)
+    if losses.lpips > 0 and not params:
         logging.warning(
             "losses.lpips is %g but no weight files are given: going on without LPIPS (README, 'LPIPS', says where"
             " to get them).",
             losses.lpips,
+        )
+    return params
+
+
+def build_scoring_nets(config) -> dict[str, dict]:
+    """Parameters of the networks that only score pictures, by name; those without a file are left out."""
+    files = config.metrics
+    if of_sound(config):
+        return {}
+    alex = _lpips_of(
+        "alex", "metrics.lpips_alex", files.lpips_alex, "metrics.lpips_alex_linear", files.lpips_alex_linear
+    )
+    inception = load_inception(files.inception) if files.inception else {}
+    return {name: params for name, params in (("lpips_alex", alex), ("inception", inception)) if params}
+
+
+def _lpips_of(backbone: str, features_key: str, features: str, linear_key: str, linear: str) -> dict:
+    if features and linear:
+        return load_lpips(features, linear, backbone=backbone)
+    if features or linear:
+        raise ValueError(
+            f"LPIPS needs two files but {features_key} is {features!r} and {linear_key} is {linear!r}: give both, or"
+            " neither to go without."
         )
     return {}
 

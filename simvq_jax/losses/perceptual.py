@@ -1,20 +1,45 @@
-"""LPIPS, the learned perceptual image distance (Zhang et al., 2018, version 0.1, VGG16 features)."""
+"""LPIPS, the learned perceptual image distance (Zhang et al., 2018, version 0.1, on features of VGG16 or AlexNet)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simvq_jax.models.pretrained.vgg import VGG16, WIDTHS, VGG16Features, vgg16_params
+from simvq_jax.models.pretrained import alexnet, vgg
 from simvq_jax.models.pretrained.weights import Published, read_published, select_weights
 
-LPIPS_LINEAR = Published(
-    url="https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth",
-    sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
-)
+_LINEAR = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/"
+
+
+class Backbone(NamedTuple):
+    """A network whose features are compared, its published files, and how its tensors become parameters."""
+
+    features: Any
+    widths: tuple[int, ...]
+    params: Callable[[Mapping[str, np.ndarray], str], dict[str, Any]]
+    file: Published
+    linear_file: Published
+
+
+BACKBONES = {
+    "vgg": Backbone(
+        vgg.VGG16Features,
+        vgg.WIDTHS,
+        vgg.vgg16_params,
+        vgg.VGG16,
+        Published(_LINEAR + "vgg.pth", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"),
+    ),
+    "alex": Backbone(
+        alexnet.AlexNetFeatures,
+        alexnet.WIDTHS,
+        alexnet.alexnet_params,
+        alexnet.ALEXNET,
+        Published(_LINEAR + "alex.pth", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"),
+    ),
+}
 
 # The published scaling layer: ImageNet's mean and deviation, for images in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -26,10 +51,10 @@ def lpips(params: Mapping[str, Any], x: jax.Array, y: jax.Array, *, dtype: Any =
     """Perceptual distance of each pair of images (equation 1 of the paper).
 
     Args:
-        params: from `load_lpips`.
-        x: (batch, height, width, 3), float in [-1, 1], both sides at least 16 pixels.
+        params: from `load_lpips`, of either backbone.
+        x: (batch, height, width, 3), float in [-1, 1], both sides at least 16 pixels (VGG16) or 31 (AlexNet).
         y: like `x`.
-        dtype: compute dtype of VGG16; normalisation and every mean and sum are float32.
+        dtype: compute dtype of the backbone; normalisation and every mean and sum are float32.
 
     Returns:
         (batch,) float32. Its gradient is finite in float32 and bfloat16, at x == y and on flat images too.
@@ -38,9 +63,10 @@ def lpips(params: Mapping[str, Any], x: jax.Array, y: jax.Array, *, dtype: Any =
         ValueError: the shapes differ or are not images, or the values are not floats.
     """
     _check_images(x, y)
-    net = VGG16Features(dtype=dtype)
+    name = next(name for name in BACKBONES if name in params)
+    net = BACKBONES[name].features(dtype=dtype)
     # Two calls rather than one of twice the batch: no backward pass runs through an image held constant.
-    features_x, features_y = (net.apply({"params": params["vgg"]}, _scale(images)) for images in (x, y))
+    features_x, features_y = (net.apply({"params": params[name]}, _scale(images)) for images in (x, y))
     total = jnp.zeros(x.shape[0], jnp.float32)
     for index, (map_x, map_y) in enumerate(zip(features_x, features_y, strict=True)):
         weight = params["linear"][f"lin{index}"].reshape(1, 1, 1, -1)
@@ -50,45 +76,52 @@ def lpips(params: Mapping[str, Any], x: jax.Array, y: jax.Array, *, dtype: Any =
 
 
 def lpips_linear_params(
-    weights: Mapping[str, np.ndarray], name: str = "The LPIPS linear weights"
+    weights: Mapping[str, np.ndarray], name: str = "The LPIPS linear weights", backbone: str = "vgg"
 ) -> dict[str, np.ndarray]:
     """The weights of the five linear layers, one a feature map.
 
     Args:
         weights: tensors under LPIPS' names, `lin0.model.1.weight` (1, 64, 1, 1) and so on.
         name: what the error calls the weights.
+        backbone: "vgg" or "alex".
 
     Returns:
-        `{"lin0": (64,), "lin1": (128,), "lin2": (256,), "lin3": (512,), "lin4": (512,)}` in float32.
+        `{"lin0": (c,), ..., "lin4": (c,)}` in float32, c the feature map's channels.
 
     Raises:
         WeightFileError: tensors are missing or misshapen; one sentence lists all of them.
     """
-    shapes = {f"lin{index}.model.1.weight": (1, width, 1, 1) for index, width in enumerate(WIDTHS)}
+    widths = BACKBONES[backbone].widths
+    shapes = {f"lin{index}.model.1.weight": (1, width, 1, 1) for index, width in enumerate(widths)}
     chosen = select_weights(weights, shapes, name)
     return {key.split(".")[0]: value.astype(np.float32).reshape(-1) for key, value in chosen.items()}
 
 
-def load_lpips(vgg_path: str | Path, linear_path: str | Path, *, verify: bool = True) -> dict[str, Any]:
+def load_lpips(
+    features_path: str | Path, linear_path: str | Path, *, backbone: str = "vgg", verify: bool = True
+) -> dict[str, Any]:
     """Parameters of `lpips` from local weight files; nothing is downloaded.
 
     Args:
-        vgg_path: torchvision's VGG16 (`VGG16.url`), or a conversion under the same tensor names.
-        linear_path: LPIPS' linear layers (`LPIPS_LINEAR.url`), or a conversion under the same tensor names.
+        features_path: torchvision's weights of the backbone (`BACKBONES[backbone].file`), or a conversion under the
+            same tensor names.
+        linear_path: LPIPS' linear layers (`BACKBONES[backbone].linear_file`), or such a conversion.
+        backbone: "vgg" or "alex".
         verify: compares each file's SHA-256 with the published one; a difference logs one warning.
 
     Returns:
-        `{"vgg": parameters of VGG16Features, "linear": {"lin0": (64,), ...}}`, numpy arrays in float32.
+        `{backbone: parameters of its features, "linear": {"lin0": (c,), ...}}`, numpy arrays in float32.
 
     Raises:
         FileNotFoundError: a file is missing; the sentence names its source and SHA-256.
         WeightFileError: a file cannot be read, or its tensors do not fit.
     """
-    vgg = read_published(vgg_path, VGG16, verify=verify)
-    linear = read_published(linear_path, LPIPS_LINEAR, verify=verify)
+    net = BACKBONES[backbone]
+    features = read_published(features_path, net.file, verify=verify)
+    linear = read_published(linear_path, net.linear_file, verify=verify)
     return {
-        "vgg": vgg16_params(vgg, f"{vgg_path}: the VGG16 weights"),
-        "linear": lpips_linear_params(linear, f"{linear_path}: the LPIPS linear weights"),
+        backbone: net.params(features, f"{features_path}: the weights of LPIPS' features"),
+        "linear": lpips_linear_params(linear, f"{linear_path}: the LPIPS linear weights", backbone),
     }
 
 

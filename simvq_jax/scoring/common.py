@@ -11,12 +11,14 @@ from simvq_jax.quantize.base import count_codes
 
 class Scored(NamedTuple):
     """figures: name -> (b,), "mask" among them; counts: a (K,) a stage, of tokens; latents: (b, ..., d) float32;
-    reconstruction: like the input, clipped to [-1, 1]."""
+    reconstruction: like the input, clipped to [-1, 1]. features: of a Frechet distance by its name, (b, n) of the
+    originals and of the reconstructions."""
 
     figures: dict[str, jax.Array]
     counts: list[jax.Array]
     latents: jax.Array
     reconstruction: jax.Array
+    features: dict[str, tuple[jax.Array, jax.Array]]
 
 
 def token_figures(out, mask) -> dict[str, jax.Array]:

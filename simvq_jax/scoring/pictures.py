@@ -1,4 +1,6 @@
-"""Scores of pictures: PSNR, SSIM, and LPIPS where its weights are given."""
+"""Scores of pictures: PSNR and SSIM; LPIPS and Frechet distances where their weights are given."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,9 @@ import numpy as np
 
 from simvq_jax.data.images import to_uint8
 from simvq_jax.losses.perceptual import lpips
-from simvq_jax.metrics.image import psnr, ssim
+from simvq_jax.metrics.frechet import VARIANTS
+from simvq_jax.metrics.frechet import features as inception_features
+from simvq_jax.metrics.image import decibels, official_square_error, official_ssim, psnr, ssim
 from simvq_jax.scoring.common import Scored, count_stages, local, token_figures
 from simvq_jax.step import as_float
 
@@ -18,17 +22,24 @@ class PictureScorer:
 
     counted, may_lack = "pictures", ()
 
-    def __init__(self, autoencoder, perceptual):
-        self._perceptual = perceptual
+    def __init__(self, autoencoder, nets):
+        """nets: name -> parameters of "lpips", "lpips_alex" and "inception", as far as there are any."""
+        self._nets = nets
 
         @jax.jit
-        def score(variables, perceptual, images, mask):
-            return _score(autoencoder, variables, perceptual, images, mask)
+        def score(variables, nets, images, mask):
+            return _score(autoencoder, variables, nets, images, mask)
 
         self._score = score
 
     def score(self, variables, batch) -> Scored:
-        return self._score(variables, self._perceptual, batch["image"], batch["mask"])
+        return self._score(variables, self._nets, batch["image"], batch["mask"])
+
+    def of_batches(self, figures: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        """The official PSNR is of a whole batch's mean error, and its mean is over the batches."""
+        errors = [of_batch.pop("official_square_error")[of_batch["mask"]] for of_batch in figures]
+        psnrs = [float(decibels(error.mean(dtype=np.float64))) for error in errors if len(error)]
+        return {"psnr_official": float(np.mean(psnrs))}
 
     def on_host(self, batch, reconstruction) -> dict[str, np.ndarray]:
         del batch, reconstruction
@@ -42,7 +53,7 @@ class PictureScorer:
         return latents.reshape(-1, latents.shape[-1])
 
 
-def _score(autoencoder, variables, perceptual, images, mask) -> Scored:
+def _score(autoencoder, variables, nets, images, mask) -> Scored:
     x = as_float(images)
     shape = jax.eval_shape(lambda x: autoencoder.apply(variables, x).latents, x).shape
     token_mask = jnp.broadcast_to(mask.reshape(-1, 1, 1), shape[:-1])
@@ -53,10 +64,14 @@ def _score(autoencoder, variables, perceptual, images, mask) -> Scored:
         "psnr": psnr(x, reconstruction),
         "l1": jnp.mean(jnp.abs(x - reconstruction), axis=(1, 2, 3)),
         "l2": jnp.mean((x - reconstruction) ** 2, axis=(1, 2, 3)),
+        "official_square_error": official_square_error(images, reconstruction),
     }
     if min(x.shape[1:3]) >= SSIM_WINDOW:
         figures["ssim"] = ssim(x, reconstruction, window=SSIM_WINDOW)
-    if perceptual:
-        figures["lpips"] = lpips(perceptual, x, reconstruction)
+        figures["ssim_official"] = official_ssim(images, reconstruction)
+    figures |= {name: lpips(nets[name], x, reconstruction) for name in ("lpips", "lpips_alex") if name in nets}
+    variants = VARIANTS if "inception" in nets else ()
+    inception = functools.partial(inception_features, nets.get("inception"))
+    features = {name: (inception(x, name), inception(reconstruction, name)) for name in variants}
     counts = count_stages(autoencoder.quantizer, out.quantized.indices, token_mask)
-    return Scored(figures, counts, out.latents.astype(jnp.float32), reconstruction)
+    return Scored(figures, counts, out.latents.astype(jnp.float32), reconstruction, features)

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simvq_jax.losses.perceptual import LPIPS_LINEAR, load_lpips, lpips, lpips_linear_params
+from simvq_jax.losses.perceptual import BACKBONES, load_lpips, lpips, lpips_linear_params
+from simvq_jax.models.pretrained import alexnet
 from simvq_jax.models.pretrained.raw import WeightFileError
 from simvq_jax.models.pretrained.vgg import VGG16, VGG16Features, vgg16_params
 
 PREFIX = "loss.perceptual_loss."
+LPIPS_LINEAR = BACKBONES["vgg"].linear_file
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +159,26 @@ def test_every_unfit_tensor_is_listed(tensors: dict) -> None:
 def test_unfit_images_are_refused(params: dict, x: np.ndarray, y: np.ndarray, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         lpips(params, jnp.asarray(x), jnp.asarray(y))
+
+
+def test_alexnet_s_features_and_distance_are_torch_s(fixtures: Path) -> None:
+    """Formula weights; reference values by torch 2.13's convolutions and poolings."""
+    shapes, inputs = {}, 3
+    for (position, size, *_), width in zip(alexnet._LAYERS, alexnet.WIDTHS, strict=True):
+        shapes |= {f"features.{position}.weight": (width, inputs, size, size), f"features.{position}.bias": (width,)}
+        inputs = width
+    weights = {key: detrand.weight_for_key("T.alexnet", key, shape, {"weight": 1.5}) for key, shape in shapes.items()}
+    rng = np.random.default_rng(0)
+    x, y = (rng.uniform(-1, 1, (2, 64, 48, 3)).astype(np.float32) for _ in range(2))
+    linear = {
+        f"lin{i}": np.abs(rng.standard_normal(width)).astype(np.float32) for i, width in enumerate(alexnet.WIDTHS)
+    }
+    params = {"alex": alexnet.alexnet_params(weights), "linear": linear}
+    shift, scale = (np.float32(v).reshape(1, 1, 1, 3) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
+    maps = jax.jit(alexnet.AlexNetFeatures().apply)({"params": params["alex"]}, (x - shift) / scale)
+    with np.load(fixtures / "alexnet_lpips.npz") as reference:
+        for found, expected in zip(maps, reference["checks"], strict=True):
+            np.testing.assert_allclose(checks(found), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(jax.jit(lpips)(params, x, y), reference["distance"], rtol=1e-4)
+    with pytest.raises(ValueError, match="shortest side is 31"):
+        alexnet.AlexNetFeatures().init(jax.random.key(0), jnp.zeros((1, 30, 40, 3)))

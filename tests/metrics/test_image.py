@@ -92,3 +92,29 @@ def test_ssim_takes_a_picture_of_just_the_window():
     x, y = pair("noise", (2, 11, 11, 3))
     assert ssim(x, y).shape == (2,)
     assert np.all(np.asarray(ssim(x, y)) < 1)
+
+
+# The official figures
+
+
+@pytest.fixture(scope="module")
+def official(fixtures):
+    with np.load(fixtures / "E_metrics.npz") as stored:
+        return {name: stored[name] for name in stored if name.startswith(("pm_", "psnr", "ssim"))}
+
+
+def test_official_figures_are_reproduced_under_their_own_names(official):
+    """Cut off to 8 bits, PSNR of the whole batch, a flat window; beside ours, which is higher by decibels."""
+    x, y = official["pm_img"], official["pm_rec"]
+    errors = jax.jit(image.official_square_error)(x, y)
+    np.testing.assert_allclose(image.decibels(errors.mean()), official["psnr_official_wholebatch_f64"], rtol=1e-5)
+    np.testing.assert_allclose(image.decibels(errors), official["psnr_per_image_f64"], rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(image.official_ssim)(x, y), official["ssim_per_image_f64"], atol=2e-5)
+    assert float(psnr(x, y).mean()) > 26 > 22 > float(image.decibels(errors.mean()))
+
+
+def test_levels_of_bytes_are_lost_as_in_the_official_code(fixtures):
+    with np.load(fixtures / "E_metrics.npz") as stored:
+        kept = np.round(np.asarray(image._cut_off(np.arange(256, dtype=np.uint8))) * 255)
+        np.testing.assert_array_equal(kept, stored["u8_roundtrip"])
+    assert np.sum(kept != np.arange(256)) == 95

@@ -1,0 +1,56 @@
+"""What a stranger needs to repeat an evaluation: data, weights, versions."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from simvq_jax.api import Tokenizer
+from simvq_jax.build import of_sound
+from simvq_jax.inputs import EvalData
+from simvq_jax.models.pretrained.weights import sha256
+
+PACKAGES = ("simvq_jax", "jax", "flax", "numpy", "pillow", "soundfile", "soxr", "pystoi", "pesq")
+WEIGHT_FILES = ("losses.lpips_vgg", "losses.lpips_linear", "quantizer.basis_file")  # and all of metrics
+
+
+def provenance(tokenizer: Tokenizer, data: EvalData) -> dict[str, Any]:
+    """Of an evaluation of the tokenizer, by its config, on the data."""
+    config = tokenizer.config
+    keys = [*WEIGHT_FILES, *(f"metrics.{name}" for name in config.metrics)]
+    files = {key: path for key in keys if (path := _at(config, key))}
+    return {
+        "step": tokenizer.step,
+        "model_sha256": tokenizer.fingerprint(decoder=True),
+        "data_identity": data.identity,
+        "preprocessing": _preprocessing(config),
+        "weight_files": {key: {"file": Path(path).name, "sha256": sha256(path)} for key, path in files.items()},
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in PACKAGES if _installed(name)},
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _at(config, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _preprocessing(config) -> str:
+    data = config.data
+    if of_sound(config):
+        return f"whole recordings, channels averaged, resampled to {data.sample_rate} Hz by soxr"
+    crop = f"{data.eval_crops} crop(s) of {data.size} x {data.size} a picture"
+    if not data.resize_short:
+        return f"{crop}, at its own resolution"
+    return f"{crop}, its short side resized to {data.resize_short} by Pillow's bilinear filter"
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False
