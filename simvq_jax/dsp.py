@@ -7,6 +7,7 @@ whatever the models compute in: a logarithm of bfloat16 magnitudes would be nois
 import functools
 import math
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,8 +72,9 @@ def istft(spectrum, n_fft: int, hop: int, window, *, centred: bool, lengths=None
     trim = n_fft // 2 if centred else (n_fft - hop) // 2
     count = spectrum.shape[-2]
     kept = slice(trim, trim + count * hop - (hop if centred else 0))
-    whole = _overlap_add(np.broadcast_to(window**2, (count, n_fft)), hop, np)[kept]
-    if whole.size and whole.min() < SMALLEST_WEIGHT:
+    xp: Any = np if isinstance(count, int) else jnp  # a symbolic number of frames has no values to look at
+    whole = _overlap_add(xp.broadcast_to(window**2, (count, n_fft)), hop, xp)[kept]
+    if xp is np and whole.size and whole.min() < SMALLEST_WEIGHT:
         raise ValueError(f"windows of {n_fft} each {hop} samples leave a gap: choose a smaller hop.")
     flat = (1,) * (spectrum.ndim - 2)
     windows = jnp.fft.irfft(spectrum, n_fft) * jnp.asarray(window).reshape(*flat, 1, n_fft)
@@ -93,7 +95,7 @@ def reflect(x, left: int, right: int, lengths=None, stride: int = 1):
     """
     samples = x.shape[1]
     if lengths is None:
-        short = max(max(left, right) - samples + 1, 0)
+        short = max(0, max(left, right) - samples + 1)  # in this order it is known of symbolic samples too
         x = jnp.pad(x, ((0, 0), (0, short), (0, 0)))
         return jnp.pad(x, ((0, 0), (left, right), (0, 0)), mode="reflect")[:, : left + samples + right]
     place = jnp.arange(left + samples + right)[None] - left

@@ -50,6 +50,7 @@ ENTRY_POINTS = [
     "convert",
     "token_records",
     "extract_tokens",
+    "export",
     "train",
     "reconstruct",
 ]

@@ -5,11 +5,11 @@ import logging
 
 import jax
 
-from simvq_jax.search import blockwise, hopper, matrix_unit, tpu
+from simvq_jax.search import blockwise, hopper, matrix_unit, portable, tpu
 
 KERNELS = {"hopper": hopper, "tpu": tpu}
 KERNEL_OF_PLATFORM = {"gpu": "hopper", "tpu": "tpu"}
-NAMES = ("auto", "blockwise", *KERNELS)
+NAMES = ("auto", "blockwise", *KERNELS, "portable")
 
 
 @functools.cache
@@ -24,6 +24,8 @@ def choose(name: str, device: jax.Device, codebook: jax.ShapeDtypeStruct, sizes:
         raise ValueError(f"sizes are for backend='blockwise' but backend is {name!r}: pass backend='blockwise'.")
     if sizes is not None and (min(sizes) < 1 or sizes.block < sizes.group):
         raise ValueError(f"sizes is {sizes} but all must be at least 1, and block at least group.")
+    if name == "portable":
+        return portable.search
     k, d = codebook.shape
     kernel = KERNEL_OF_PLATFORM.get(device.platform) if name == "auto" else name
     if kernel in KERNELS:

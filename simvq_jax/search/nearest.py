@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 
 from simvq_jax.search import backends, placement, sharded
 from simvq_jax.search.blockwise import Sizes
@@ -27,7 +28,8 @@ def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: S
         codebook: (K, d_basis) codes, or the basis C when `transform` is given; in bfloat16 it takes half the memory
             and, on matrix units, two thirds of the time.
         transform: None, or `(W, b)` with W: (d_basis, d) and b: (d,) or None.
-        backend: "auto", "blockwise" (XLA, any device), "hopper" (NVIDIA H100, H200) or "tpu".
+        backend: "auto", "blockwise" (XLA, any device), "hopper" (NVIDIA H100, H200), "tpu", or "portable" (XLA, any
+            platform and a symbolic number of tokens, for programs that are exported; "auto" takes it for those).
         sizes: how "blockwise" cuts up its work; None chooses by shapes and device.
 
     Returns:
@@ -64,6 +66,8 @@ def _search(z, codebook, transform, allowed, backend, sizes):
     if fold:
         held = jax.ShapeDtypeStruct((held.shape[0], d), held.dtype)
     device = backends.device_of(z)
+    if backend == "auto" and is_symbolic_dim(tokens.shape[0]):
+        backend = "portable"
     search = backends.choose(backend, device, held, sizes)
     fold_on = device.platform if fold else None
     indices, sq_distance = _over_devices(tokens, split, jax.lax.stop_gradient(whole), search, fold_on)

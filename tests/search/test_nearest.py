@@ -48,14 +48,20 @@ def assert_exact(z, codebook, transform=None, slack=2e-6):
     np.testing.assert_allclose(sq_distance, found, rtol=2e-4, atol=1e-5 * size.max())
 
 
-@pytest.fixture(params=[0, 4 << 20], ids=["transformed on the way", "transformed first"])
-def fold_bytes(request, monkeypatch):
-    """Whether small codebooks are transformed before the search, as they are, or not, as large ones."""
-    monkeypatch.setattr(nearest, "FOLD_BYTES", request.param)
+WAYS = {"transformed on the way": (0, False), "transformed first": (4 << 20, False), "portable": (0, True)}
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    """Whether small codebooks are transformed before the search, as they are, or not, as large ones; and the search of
+    exported programs."""
+    fold_bytes, portable = WAYS[request.param]
+    monkeypatch.setattr(nearest, "FOLD_BYTES", fold_bytes)
+    monkeypatch.setattr(nearest, "is_symbolic_dim", lambda size: portable)
 
 
 @pytest.mark.parametrize(("k", "d"), [(1, 1), (63, 8), (64, 130), (65, 64), (1000, 512), (9000, 8), (40_000, 16)])
-def test_equals_brute_force(k, d, fold_bytes):
+def test_equals_brute_force(k, d, way):
     z, codebook, transform = random_problem(k + d, 37, k, d)
     assert_exact(z, codebook)
     assert_exact(z, codebook, transform)
@@ -79,36 +85,36 @@ def test_any_leading_shape_and_no_bias():
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
-def test_scales(scale):
+def test_scales(scale, way):
     z, codebook, _ = random_problem(3, 50, 500, 16)
     indices, _ = nearest_code(z * np.float32(scale), codebook * np.float32(scale))
     np.testing.assert_array_equal(indices, brute_force(z, codebook).argmin(1))
 
 
-def test_a_shared_offset_is_taken_off_by_the_bias(fold_bytes):
+def test_a_shared_offset_is_taken_off_by_the_bias(way):
     z, codebook, (weight, bias) = random_problem(4, 50, 500, 16)
     assert_exact(z + 1000, codebook, (weight, bias + 1000), slack=1e-9)
 
 
-def test_the_lowest_index_wins_ties(fold_bytes):
+def test_the_lowest_index_wins_ties(way):
     z, codebook, transform = random_problem(5, 64, 40, 8)
     copies = np.tile(codebook, (25, 1))  # 1,000 codes, each 25 times, far more groups than are re-ranked
     indices, _ = nearest_code(z, copies, transform)
     np.testing.assert_array_equal(indices, brute_force(z, codebook, transform).argmin(1))
 
 
-def test_all_codes_equal():
+def test_all_codes_equal(way):
     indices, _ = nearest_code(np.ones((20, 4), np.float32), np.full((700, 4), 0.3, np.float32))
     np.testing.assert_array_equal(indices, 0)
 
 
-def test_a_transform_of_rank_one(fold_bytes):
+def test_a_transform_of_rank_one(way):
     z, codebook, _ = random_problem(6, 64, 2000, 8)
     weight = np.outer(np.arange(1, 9), np.ones(8)).astype(np.float32) / 8
     assert_exact(z, codebook, (weight, np.zeros(8, np.float32)))
 
 
-def test_a_transform_that_cancels_nearly_all_of_the_codes(fold_bytes):
+def test_a_transform_that_cancels_nearly_all_of_the_codes(way):
     """Scores in the basis are differences of large numbers; the tokens lie where the codes end up."""
     rng, d = np.random.default_rng(1), 16
     direction = np.arange(1, d + 1, dtype=np.float32)
@@ -119,7 +125,7 @@ def test_a_transform_that_cancels_nearly_all_of_the_codes(fold_bytes):
     assert_exact(z, codebook, (np.outer(direction, np.ones(d, np.float32)), np.zeros(d, np.float32)))
 
 
-def test_an_ill_conditioned_transform(fold_bytes):
+def test_an_ill_conditioned_transform(way):
     z, codebook, _ = random_problem(16, 64, 2000, 8)
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
     weight = (rotation * np.logspace(0, -6, 8)).astype(np.float32)
@@ -128,7 +134,7 @@ def test_an_ill_conditioned_transform(fold_bytes):
     assert_exact(near, codebook, (weight, np.zeros(8, np.float32)))
 
 
-def test_the_order_of_the_codes_does_not_change_the_nearest(fold_bytes):
+def test_the_order_of_the_codes_does_not_change_the_nearest(way):
     z, codebook, transform = random_problem(17, 60, 3000, 16)
     expected, sq_distance = nearest_code(z, codebook, transform)
     order = np.random.default_rng(0).permutation(3000)
@@ -137,7 +143,7 @@ def test_the_order_of_the_codes_does_not_change_the_nearest(fold_bytes):
     np.testing.assert_array_equal(permuted, sq_distance)
 
 
-def test_tokens_that_are_not_finite_get_index_zero_and_disturb_no_other():
+def test_tokens_that_are_not_finite_get_index_zero_and_disturb_no_other(way):
     z, codebook, transform = random_problem(7, 30, 3000, 8)
     expected, _ = nearest_code(z, codebook, transform)
     broken = z.copy()
@@ -213,7 +219,7 @@ def test_a_small_codebook_is_transformed_before_the_search(k, d_basis, d):
     assert_exact(z, codebook, transform)
 
 
-def test_only_allowed_codes_win():
+def test_only_allowed_codes_win(way):
     z, codebook, transform = random_problem(10, 40, 500, 8)
     allowed = np.random.default_rng(0).random(500) < 0.1
     indices, _ = nearest_allowed_code(z, codebook, allowed, transform)
@@ -319,7 +325,7 @@ def test_no_tokens():
     assert nearest_code(zeros(2, 0, 3), zeros(5, 3))[0].shape == (2, 0)
 
 
-def test_codes_that_are_not_finite_never_win(fold_bytes):
+def test_codes_that_are_not_finite_never_win(way):
     z, codebook, transform = random_problem(15, 60, 700, 8)
     broken = codebook.copy()
     bad = [0, 5, 64, 333, 699]
