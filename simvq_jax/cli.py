@@ -14,7 +14,7 @@ from ml_collections import config_flags
 REQUIRED = object()  # default of a flag that must be given
 INTERRUPTED = 130  # exit status after the keyboard's interrupt, as shells have it
 DEFAULTS = "configs/common.py"
-MISTAKES = (ValueError, OSError, RuntimeError)  # raised with a sentence meant for the user
+MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # raised with a sentence meant for the user
 
 
 class Chosen(NamedTuple):

@@ -51,6 +51,7 @@ ENTRY_POINTS = [
     "token_records",
     "extract_tokens",
     "export",
+    "push",
     "train",
     "reconstruct",
 ]

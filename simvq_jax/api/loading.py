@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
+from simvq_jax.api import hub
 from simvq_jax.api.base import Tokenizer
 from simvq_jax.api.images import ImageTokenizer
+from simvq_jax.api.packed import is_packed, read_packed
 from simvq_jax.api.sounds import SoundTokenizer
 from simvq_jax.build import build_networks, build_optimizers, build_state, of_sound, read_config, seeded_codebook
 from simvq_jax.checkpoint import Checkpointer, Restorable
@@ -36,16 +38,19 @@ def load(run: str | Path, *, decoder: bool = True) -> Tokenizer:
 
     An `ImageTokenizer` or a `SoundTokenizer`, as the run is of.
 
-    decoder: False leaves the decoder's weights on the disk, for a tokenizer that only encodes.
+    Args:
+        run: a run folder, a folder that `push` packed, or `hf://OWNER/NAME[@REVISION]`, which is downloaded once.
+        decoder: False leaves the decoder's weights on the disk, for a tokenizer that only encodes.
 
-    Raises as `restored_state`.
+    Raises as `restored_state`, and WeightFileError where packed weights do not fit their config.
     """
-    run = Path(run)
+    run = hub.downloaded(str(run)) if hub.is_address(run) else Path(run)
     config = read_config(run)
     networks = build_networks(config)
     shapes = _shapes(config, networks)
     params = {name: part for name, part in shapes.ema.items() if decoder or name != "decoder"}
-    state = _restore(run, config, Inference(shapes.step, params, shapes.codebook, shapes.codebook_stats))
+    wanted = Inference(shapes.step, params, shapes.codebook, shapes.codebook_stats)
+    state = read_packed(run, config, wanted) if is_packed(run) else _restore(run, config, wanted)
     module: Any = SoundTokenizer if of_sound(config) else ImageTokenizer
     return module(networks.autoencoder, inference_variables(state), config, int(state.step))
 

@@ -52,15 +52,20 @@ def _safetensor(body: memoryview, name: str, *, dtype: str, shape: list[int], da
 
 
 def write_safetensors(path: Path, weights: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes float32 tensors in the order given, with free text beside them."""
+    """Writes tensors in the order given, with free text beside them. Raises ValueError on a type the format lacks."""
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
-    for name, array in weights.items():
-        begin, end = end, end + 4 * array.size
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [begin, end]}
+    for name, array in arrays.items():
+        dtype = BFLOAT16 if array.dtype.name == BFLOAT16 else array.dtype.newbyteorder("<").str
+        if dtype not in names:
+            raise ValueError(f"{name} is {array.dtype} but .safetensors holds {', '.join(_DTYPES)}: cast it.")
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": names[dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)  # so that tensors lie aligned
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
-        for array in weights.values():
-            file.write(np.ascontiguousarray(array, "<f4").tobytes())
+        for array in arrays.values():
+            file.write(array.tobytes())

@@ -1,0 +1,146 @@
+"""Packing a tokenizer, its model card, and the way to a hub and back through a server of this machine."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_hub
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+import simvq_jax
+from simvq_jax import push
+from simvq_jax.api import hub
+from simvq_jax.models.pretrained.raw import WeightFileError
+from simvq_jax.models.pretrained.safetensors import read_safetensors, write_safetensors
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained_run, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("shared") / "run"
+    shutil.copytree(trained_run, run)
+    figures = {"data": "photos", "eval/psnr": 21.5, "eval/codebook_utilization": 0.75, "eval/code_scale": 3.0}
+    (run / "evaluation.json").write_text(json.dumps(figures))
+    return run
+
+
+@pytest.fixture(scope="module")
+def packed(evaluated, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("packed") / "tokenizer"
+    push.pack(evaluated, out, "me/tiny", "apache-2.0")
+    return out
+
+
+def test_a_packed_tokenizer_is_the_run_s(evaluated, packed):
+    ours, theirs = simvq_jax.load(evaluated), simvq_jax.load(packed)
+    assert theirs.fingerprint(decoder=True) == ours.fingerprint(decoder=True) and theirs.step == ours.step
+    assert jax.tree.structure(theirs.variables) == jax.tree.structure(ours.variables)
+    assert theirs.config.to_dict() == ours.config.to_dict()
+    assert set(simvq_jax.load(packed, decoder=False).variables["params"]) == {"encoder", "quantizer"}
+
+
+def test_the_card_has_figures_samples_licence_and_the_lines_that_load(packed):
+    text = (packed / "README.md").read_text()
+    assert text.startswith("---\nlibrary_name: simvq_jax\n") and "license: apache-2.0" in text
+    assert 'simvq_jax.load("hf://me/tiny")' in text and "![Originals over reconstructions](samples.png)" in text
+    assert "| PSNR (dB) | 21.5 |" in text and "| share of the codes in use | 0.75 |" in text
+    assert "code_scale" not in text and "quantizer.codebook_size = 96" in text
+    assert (packed / "samples.png").stat().st_size > 1000
+
+
+def test_without_figures_data_and_licence_the_card_says_so(evaluated, tmp_path):
+    run = shutil.copytree(evaluated, tmp_path / "run")
+    (run / "evaluation.json").unlink()
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["source"] = "folder:/no/such"
+    (run / "config.json").write_text(json.dumps(config))
+    push.main(str(run), "me/tiny", str(tmp_path / "out"), "", False)
+    text = (tmp_path / "out/README.md").read_text()
+    assert "It was not evaluated." in text and "None was stated for these weights." in text
+    assert "samples.png" not in text and not (tmp_path / "out/samples.png").exists()
+
+
+def test_a_folder_in_use_stays_as_it_is(evaluated, packed):
+    with pytest.raises(FileExistsError, match="is in use"):
+        push.pack(evaluated, packed, "me/tiny")
+
+
+def test_weights_that_do_not_fit_are_listed(packed, tmp_path):
+    broken = shutil.copytree(packed, tmp_path / "broken")
+    weights = read_safetensors(broken / "weights.safetensors")
+    del weights["params/encoder/conv_in/kernel"]
+    write_safetensors(broken / "weights.safetensors", weights, {})
+    with pytest.raises(WeightFileError, match=r"params/encoder/conv_in/kernel .* is missing"):
+        simvq_jax.load(broken)
+
+
+def test_a_seeded_bfloat16_basis_is_not_stored_but_drawn_anew(tmp_path):
+    from simvq_jax.train import train
+
+    small = {"model__multipliers": (1, 1), "data__size": 8, "discriminator__enabled": False, "eval_every": 1}
+    basis = {"quantizer__basis_seed": 5, "quantizer__basis_dtype": "bfloat16"}
+    train(tiny_config(steps=1, checkpoint_every=1, **small, **basis), tmp_path / "run")
+    push.pack(tmp_path / "run", tmp_path / "out", "me/tiny")
+    assert not any("basis" in name for name in read_safetensors(tmp_path / "out/weights.safetensors"))
+    ours, theirs = simvq_jax.load(tmp_path / "run"), simvq_jax.load(tmp_path / "out")
+    np.testing.assert_array_equal(ours.codebook(), theirs.codebook())
+
+
+def test_every_type_survives_the_file(tmp_path):
+    arrays = {
+        "f": np.float32(1.5),
+        "i": np.arange(3, dtype=np.int32),
+        "b": np.array(jax.numpy.asarray([1.5, -2.0], jax.numpy.bfloat16)),
+        "empty": np.zeros((0, 3), np.float16),
+    }
+    write_safetensors(tmp_path / "a.safetensors", arrays, {"note": "x"})
+    read = read_safetensors(tmp_path / "a.safetensors")
+    assert {name: array.shape for name, array in read.items()} == {name: np.shape(a) for name, a in arrays.items()}
+    np.testing.assert_array_equal(read["b"], [1.5, -2.0])
+    np.testing.assert_array_equal(read["i"], arrays["i"])
+    with pytest.raises(ValueError, match=r"c is complex64 but \.safetensors holds"):
+        write_safetensors(tmp_path / "c.safetensors", {"c": np.zeros(1, np.complex64)}, {})
+
+
+THERE_AND_BACK = """
+import sys
+import numpy as np
+import simvq_jax
+from simvq_jax import push
+run = sys.argv[1]
+print(push.push(push.Path(run), "me/tiny", "mit"))
+ours, theirs = simvq_jax.load(run), simvq_jax.load("hf://me/tiny")
+assert ours.fingerprint(decoder=True) == theirs.fingerprint(decoder=True)
+for address in ("hf://me/none", "hf://me"):
+    try:
+        simvq_jax.load(address)
+    except (RuntimeError, ValueError) as error:
+        print(error)
+"""
+
+
+def test_what_is_pushed_is_loaded_from_its_address(evaluated, tmp_path):
+    """In a process of its own, for the package reads the hub's address once."""
+    with fake_hub.serving() as (server, url):
+        environment = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_made_up"}
+        environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        command = [sys.executable, "-c", THERE_AND_BACK, str(evaluated)]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    assert done.returncode == 0, done.stderr
+    address, missing, malformed = done.stdout.splitlines()
+    assert address.endswith("/me/tiny")
+    assert missing.startswith("hf://me/none could not be downloaded (404") and "check the name" in missing
+    assert malformed.startswith("hf://me is no address on the hub: write hf://OWNER/NAME")
+    assert {"README.md", "config.json", "weights.safetensors", "samples.png"} <= server.repositories["me/tiny"].keys()
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'simvq_jax\[hub\]'"):
+        hub.downloaded("hf://me/tiny")
+    assert hub.is_address("hf://me/tiny") and not hub.is_address(Path("runs/tiny"))
