@@ -36,6 +36,6 @@ def test_every_key_named_exists():
     from simvq_jax.cli import flatten
 
     docs = Path(__file__).parents[1] / "docs"
-    text = README + "".join((docs / name).read_text() for name in ("IMAGENET.md", "LIBRITTS.md"))
+    text = README + "".join((docs / name).read_text() for name in ("IMAGENET.md", "LIBRITTS.md", "TOKENIZERS.md"))
     named = set(re.findall(r"--config\.([a-z0-9_.]+)=", text)) - {"a.b"}
     assert named and named <= set(flatten(common.get_config()))
