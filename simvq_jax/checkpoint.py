@@ -21,7 +21,9 @@ from simvq_jax.state import Inference, TrainState
 
 LONGEST_REASON = 200  # characters of another library's message that ours repeats
 SPACE_MARGIN = 1.2  # free space asked for, over the bytes of the arrays
-
+# Devices that hold the same array each write a part of it, cut out by a program that is compiled for every shape: of
+# hundreds of small arrays that takes longer than it saves.
+SMALLEST_PART = 2**20  # bytes
 
 Restorable = TypeVar("Restorable", TrainState, Inference)
 
@@ -41,7 +43,9 @@ class Checkpointer:
         self._read_only, self._redraw = read_only, redraw
         self._folder = Path(run).absolute() / "checkpoints"
         self._set_aside = Path(run).absolute() / "damaged_checkpoints"
-        with _quiet_log() if read_only else contextlib.nullcontext():
+        with _quiet_log():  # orbax warns that a reader does not write, and that a handler is replaced
+            handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_PART)
+            ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=None if read_only else keep, enable_async_checkpointing=not read_only, read_only=read_only
             )
@@ -174,7 +178,7 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet_log():
-    """Keeps orbax from warning, at every load, that reading does not write."""
+    """Keeps orbax from warning of what is on purpose."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
