@@ -12,8 +12,6 @@ writes a run's weights under the official names instead.
 
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +26,7 @@ from configs import imagenet128_simvq, libritts24k_simvq
 from simvq_jax import build, cli
 from simvq_jax.api import restored_state
 from simvq_jax.checkpoint import Checkpointer
-from simvq_jax.files import replace_text
+from simvq_jax.files import check_unused, new_folder, replace_text, replacing
 from simvq_jax.models.pretrained.raw import WeightFileError
 from simvq_jax.models.pretrained.safetensors import write_safetensors
 from simvq_jax.models.pretrained.weights import read_state_dict, sha256
@@ -86,8 +84,7 @@ def convert(
         WeightFileError: the file is damaged, or of no such tokenizer; or it and the config disagree.
     """
     _check_weights(weights)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is in use: give another --out, so that nothing there is lost.")
+    check_unused(out)
     found = read_state_dict(checkpoint)
     try:
         conversion = match(found, modality, config, overrides or {})
@@ -129,17 +126,15 @@ def export(run: Path, out: Path, weights: str = "ema") -> int:
     _check_weights(weights)
     if out.suffix != ".safetensors":
         raise ValueError(f"--out={out} but a run is written as .safetensors: end the name so.")
+    if out.exists():
+        raise FileExistsError(f"{out} is there already: give another --out, so that nothing is lost.")
     _, networks, state = restored_state(run)
     links, _ = counterpart(networks.autoencoder, networks.discriminator)
     params = state.ema if weights == "ema" else state.generator.params
     tensors = from_trees(_trees(state)._replace(params=params), links)
     out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(out) as fresh:
         write_safetensors(fresh, tensors, {"weights": weights, "step": str(int(state.step)), "format": "pt"})
-        fresh.replace(out)
-    finally:
-        fresh.unlink(missing_ok=True)
     return len(tensors)
 
 
@@ -159,7 +154,9 @@ def _config(architecture: Architecture, config, overrides: dict[str, Any]) -> ml
         if chosen.get(key, value) != value and key != enabled and (game or not key.startswith("discriminator."))
     ]
     if disagreeing:
-        raise WeightFileError(f"and the config disagree: {', '.join(disagreeing)}; leave those keys to the file.")
+        raise WeightFileError(
+            f"and the config disagree: {', '.join(disagreeing)}; set them as it has them, or leave them out."
+        )
     if config is None:
         paper, smallest = PAPERS[architecture.modality]
         config = paper.get_config(smallest)
@@ -198,24 +195,20 @@ def _state(conversion: Conversion, averaged: bool) -> TrainState:
 
 
 def _write_run(out: Path, config, state: TrainState, record: dict[str, Any]) -> None:
-    """The folder appears whole or not at all."""
-    fresh = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    fresh.mkdir(parents=True)
-    try:
+    with new_folder(out) as fresh:
         with Checkpointer(fresh, config.keep_checkpoints, redraw=build.seeded_codebook(config)) as checkpoints:
             checkpoints.save(state, 0)
             checkpoints.wait()
         for name, content in (("config.json", config.to_dict()), (RECORD, record)):
             replace_text(fresh / name, json.dumps(content, indent=2) + "\n")
-        fresh.replace(out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def main(checkpoint: str, run: str, out: str, modality: str, weights: str, config: cli.Chosen) -> None:
     """Command line of `convert` and of `export`."""
     if bool(checkpoint) == bool(run):
         raise ValueError("give --checkpoint=FILE to convert into a run, or --run=RUN to write its weights, not both.")
+    if run and (modality or config.config is not None or config.overrides):
+        raise ValueError("--modality and --config are of official checkpoints, but --run is none: leave them out.")
     if run:
         print(f"{out}: {export(Path(run), Path(out), weights)} tensors, load them with strict=False")
         return

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from configs import common
 from simvq_jax import cli
 from simvq_jax.api import load
+from simvq_jax.api.hub import folder_of
 from simvq_jax.build import build_perceptual, build_scoring_nets, of_sound, read_config, samples_a_token
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
@@ -29,7 +30,8 @@ from simvq_jax.provenance import provenance
 from simvq_jax.scoring import PictureScorer, Scored, SoundScorer
 from simvq_jax.scoring.distances import FrechetDistances
 
-OF_SOUND = ("crepe", "utmos")  # keys of config.metrics; the others are of pictures
+FILES = ("lpips_vgg", "lpips_linear", *common.get_config().metrics)  # keys of config.losses and config.metrics
+OF_SOUND = ("crepe", "utmos")  # of these; the others are of pictures
 KEPT = 16  # pictures or recordings kept for the report
 TOKENS = 4096  # encoder outputs kept for the report
 CONSTANT = ("eval/pictures", "eval/recordings", "eval/seconds", "eval/tokens", "eval/bits_per_second")  # of the data
@@ -182,16 +184,12 @@ def _codebook(autoencoder, variables, counts) -> tuple[np.ndarray, np.ndarray, d
 def evaluate_run(run: Path, data: str | None = None, limit: int = 0, **files: str) -> Evaluation:
     """Evaluates the EMA weights of a run's newest checkpoint on the held-out part of its data, or of `data`.
 
-    limit: crops or recordings, evenly spread; 0 = all. files: of weights, by their key in config.metrics; "" or none
-    leaves that of the config.
+    limit: crops or recordings, evenly spread; 0 = all. files: of weights, by their key in config.metrics or
+    config.losses; "" or none leaves that of the config, if it is still there.
     """
     tokenizer = load(run)
     config = tokenizer.config
-    for name, path in files.items():
-        if path and (name in OF_SOUND) != of_sound(config):
-            kinds = ("sound", "pictures") if of_sound(config) else ("pictures", "sound")
-            raise ValueError(f"{run} is a tokenizer of {kinds[0]} but {name} is of {kinds[1]}: leave it out.")
-        config.metrics[name] = path or config.metrics[name]
+    _choose_files(config, files, run)
     mesh = make_mesh()
     # A run is evaluated on whatever devices there are.
     config.data.eval_batch_size += -config.data.eval_batch_size % mesh.size
@@ -205,13 +203,27 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0, **files: st
     if of_sound(config):
         rate = config.data.sample_rate / samples_a_token(config)
         result.metrics["eval/bits_per_second"] = bits_per_second(tokenizer.autoencoder.quantizer.codebook_sizes, rate)
-    return result._replace(provenance=provenance(tokenizer, eval_data))
+    return result._replace(provenance=provenance(tokenizer, eval_data, limit))
+
+
+def _choose_files(config, files: dict[str, str], run: Path) -> None:
+    """Sets the files of weights that score. Those of the config may have stayed on another machine."""
+    for name in FILES:
+        part = config.losses if name in config.losses else config.metrics
+        path = files.get(name, "")
+        if path and (name in OF_SOUND) != of_sound(config):
+            kinds = ("sound", "pictures") if of_sound(config) else ("pictures", "sound")
+            raise ValueError(f"{run} is a tokenizer of {kinds[0]} but {name} is of {kinds[1]}: leave it out.")
+        if not path and part[name] and not Path(part[name]).is_file():
+            logging.warning("%s of the run is not here: going on without it (give --%s).", part[name], name)
+            part[name] = ""
+        part[name] = path or part[name]
 
 
 def save_figures(run: Path, data: str, result: Evaluation) -> None:
     """Writes the figures and what they are of to RUN/evaluation.json, and those of each recording to
     RUN/evaluation_files.csv."""
-    figures = {name: round(value, 6) for name, value in sorted(result.metrics.items())}
+    figures = {name: float(f"{value:.9g}") for name, value in sorted(result.metrics.items())}
     record = {"data": data, **figures, "provenance": result.provenance}
     replace_text(Path(run) / "evaluation.json", json.dumps(record, indent=2) + "\n")
     if result.rows:
@@ -231,8 +243,9 @@ def _table(rows: dict[str, dict[str, float]]) -> str:
 
 def main(run: str, data: str, limit: int, **files: str) -> None:
     """Prints the figures, and writes them to RUN/evaluation.json."""
-    result = evaluate_run(Path(run), data or None, limit, **files)
-    save_figures(Path(run), data or read_config(Path(run)).data.source, result)
+    folder = folder_of(run)
+    result = evaluate_run(folder, data or None, limit, **files)
+    save_figures(folder, data or read_config(folder).data.source, result)
     for name, value in sorted(result.metrics.items()):
         print(f"{name:32} {value:.6g}")
 
@@ -240,11 +253,13 @@ def main(run: str, data: str, limit: int, **files: str) -> None:
 if __name__ == "__main__":
     cli.run_main(
         main,
-        {"run": cli.REQUIRED, "data": "", "limit": 0, **dict.fromkeys(common.get_config().metrics, "")},
+        {"run": cli.REQUIRED, "data": "", "limit": 0, **dict.fromkeys(FILES, "")},
         {
             "run": "run folder, as runs/quickstart",
             "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
             "limit": "crops or recordings to evaluate, evenly spread over the set; 0 = all",
+            "lpips_vgg": "pictures: VGG16's weights for LPIPS, vgg16-397923af.pth",
+            "lpips_linear": "pictures: LPIPS' vgg.pth, beside it",
             "inception": "pictures: Inception's weights for rFID, pt_inception-2015-12-05-6726825d.pth",
             "lpips_alex": "pictures: AlexNet's weights for LPIPS on it, alexnet-owt-7be5be79.pth",
             "lpips_alex_linear": "pictures: LPIPS' alex.pth, beside it",

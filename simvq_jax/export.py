@@ -6,8 +6,6 @@ blocks of codes, without any device's kernel.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +18,7 @@ from jax.export import SymbolicScope, export, symbolic_shape
 
 from simvq_jax import cli
 from simvq_jax.api import ImageTokenizer, SoundTokenizer, Tokenizer, load
+from simvq_jax.files import new_folder
 from simvq_jax.models.seanet import LAST
 from simvq_jax.quantize import VQ, SimVQ
 
@@ -29,12 +28,8 @@ FORMAT = "simvq_jax export 1"
 
 def export_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
     """Writes the folder `out`, whole or not at all. Raises FileExistsError where it is in use."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is in use: give another --out, so that nothing there is lost.")
-    encode, decode, weights = programs(tokenizer)
-    fresh = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    fresh.mkdir(parents=True)
-    try:
+    with new_folder(out) as fresh:
+        encode, decode, weights = programs(tokenizer)
         np.savez(fresh / "weights.npz", **cast(Any, weights))
         shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()}
         inputs, indices = arguments(tokenizer)
@@ -43,23 +38,28 @@ def export_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
             (fresh / f"{name}.stablehlo").write_bytes(artefact.serialize())
         (fresh / "manifest.json").write_text(json.dumps(manifest(tokenizer), indent=2) + "\n", encoding="utf-8")
         (fresh / "README.md").write_text(readme(tokenizer), encoding="utf-8")
-        fresh.replace(out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def programs(tokenizer: Tokenizer) -> tuple[Callable, Callable, dict[str, np.ndarray]]:
-    """encode(weights, x), decode(weights, indices), and the weights by their paths."""
+    """encode(weights, x), decode(weights, indices), and the weights by their paths; bfloat16, which .npz lacks, as
+    float32, which the programs turn back."""
     autoencoder, variables = _with_plain_codebook(tokenizer)
+    flat = flatten_dict(variables, sep="/")
+    dtypes = {name: array.dtype for name, array in flat.items()}
+
+    def nested(weights):
+        return unflatten_dict({name: array.astype(dtypes[name]) for name, array in weights.items()}, sep="/")
 
     def encode(weights, x):
-        return autoencoder.apply(unflatten_dict(weights, sep="/"), x.astype(jnp.float32), method="encode")[1]
+        return autoencoder.apply(nested(weights), x.astype(jnp.float32), method="encode")[1]
 
     def decode(weights, indices):
-        return autoencoder.apply(unflatten_dict(weights, sep="/"), indices, method="decode")
+        return autoencoder.apply(nested(weights), indices, method="decode")
 
-    flat = flatten_dict(variables, sep="/")
-    return encode, decode, {name: np.asarray(array) for name, array in flat.items()}
+    def stored(array):
+        return np.asarray(array.astype(jnp.float32) if array.dtype == jnp.bfloat16 else array)
+
+    return encode, decode, {name: stored(array) for name, array in flat.items()}
 
 
 def _with_plain_codebook(tokenizer: Tokenizer):

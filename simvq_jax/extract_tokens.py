@@ -4,8 +4,8 @@ Writes shards of records (see `data/tokens.py`), each the tokens of one view of 
 key, label and place. `simvq_jax.TokenSource(FOLDER)` reads them by index; the manifest lists what cannot be read.
 
 The same command again goes on where it stopped, after kill -9 too: shards are fixed parts of the data, whole or not
-there, so nothing comes twice and nothing is left out. Several processes share the shards: each process of a
-jax.distributed job by itself, or by hand with --process_count and --process_index, on one machine or many.
+there, so nothing comes twice and nothing is left out. Several processes, on one machine or many, share the shards by
+--process_count and --process_index.
 """
 
 import json
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
-import jax
 
 from simvq_jax import cli
 from simvq_jax.api import ImageTokenizer, Tokenizer, load
@@ -23,14 +22,15 @@ from simvq_jax.data.encoded import Item, SkipLog, Source
 from simvq_jax.data.tokens import (
     FORMATS,
     INDEXED,
+    KIND,
     MANIFEST,
-    remove_halves,
+    is_whole,
     summary_path,
     token_dtype,
     write_shard,
 )
 from simvq_jax.data.views import Views
-from simvq_jax.files import replace_text
+from simvq_jax.files import check_unused, create_text, remove_left_behind, replace_text
 from simvq_jax.inputs import open_data
 from simvq_jax.progress import Progress, duration
 from simvq_jax.token_records import RecordMaker
@@ -88,15 +88,16 @@ def extract_tokens(
     _claim(out, settings)
     paths = [out / f"tokens-{i:05d}-of-{shards:05d}.{form}" for i in range(shards)]
     own = range(share.process, shards, share.processes)
-    left = [shard for shard in own if not summary_path(paths[shard]).exists()]
+    left = [shard for shard in own if not is_whole(paths[shard])]
     maker = RecordMaker(tokenizer, views, batch_size)
     progress = Progress("extract_tokens", sum(len(_items(shard, shard_size, source)) for shard in left))
     done, records, began = 0, 0, time.monotonic()
     for shard in left:
-        remove_halves(paths[shard])
+        for path in (paths[shard], summary_path(paths[shard])):
+            remove_left_behind(path)
         items, before = _items(shard, shard_size, source), len(skipped.reasons)
         found = maker.records(progress.over(_read(source, items, tokenizer.config.data.threads), done))
-        new = list(skipped.reasons.items())[before:]
+        new = sorted(list(skipped.reasons.items())[before:])
         write_shard(paths[shard], found, {"records": len(found), "skipped": new})
         done, records = done + len(items), records + len(found)
     return Extraction(records, time.monotonic() - began, skipped, _finish(out, settings, paths))
@@ -111,6 +112,8 @@ def _check(form: str, batch_size: int, shard_size: int, share: Share) -> None:
         raise ValueError(f"format is {form!r} but must be one of {', '.join(FORMATS)}.")
     if batch_size < 1 or shard_size < 1:
         raise ValueError(f"batch_size is {batch_size} and shard_size {shard_size} but both must be at least 1.")
+    if share.processes < 1:
+        raise ValueError(f"process_count is {share.processes} but must be at least 1.")
     if not 0 <= share.process < share.processes:
         raise ValueError(
             f"process_index is {share.process} but must lie in 0..{share.processes - 1}, below process_count."
@@ -137,16 +140,19 @@ def _settings(tokenizer: Tokenizer, source: Source, *, views: Views | None, form
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Makes the folder this extraction's, or checks that it is."""
     path = out / SETTINGS
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key in settings if found.get(key) != settings[key]]
-        if differing:
-            changes = ", ".join(f"{key}: {found.get(key)!r} -> {settings[key]!r}" for key in differing)
-            raise ValueError(f"{out} holds tokens of other settings ({changes}): give another --out, or the same ones.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is in use: give another --out, so that nothing there is lost.")
-    out.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(settings, indent=2) + "\n")
+    if not path.is_file():
+        try:
+            check_unused(out)
+        except FileExistsError:
+            if not path.is_file():  # else another process of this extraction was faster
+                raise
+        out.mkdir(parents=True, exist_ok=True)
+        create_text(path, json.dumps(settings, indent=2) + "\n")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    differing = [key for key in settings if found.get(key) != settings[key]]
+    if differing:
+        changes = ", ".join(f"{key}: {found.get(key)!r} -> {settings[key]!r}" for key in differing)
+        raise ValueError(f"{out} holds tokens of other settings ({changes}): give another --out, or the same ones.")
 
 
 def _read(source: Source, items: range, threads: int) -> Iterator[Item | None]:
@@ -161,13 +167,18 @@ def _read(source: Source, items: range, threads: int) -> Iterator[Item | None]:
 def _finish(out: Path, settings: dict[str, Any], paths: list[Path]) -> bool:
     """Writes the manifest once every shard of every process is whole; whether it is."""
     summaries = [summary_path(path) for path in paths]
-    if not all(path.exists() for path in summaries):
+    if not all(map(is_whole, paths)):
         return False
     found = [json.loads(path.read_text(encoding="utf-8")) for path in summaries]
     shards = [{"file": path.name, "records": part["records"]} for path, part in zip(paths, found, strict=True)]
     skipped = [{"key": key, "reason": reason} for part in found for key, reason in part["skipped"]]
-    manifest = settings | {"records": sum(part["records"] for part in found), "shards": shards, "skipped": skipped}
+    records = sum(part["records"] for part in found)
+    manifest = {"kind": KIND} | settings | {"records": records, "shards": shards, "skipped": skipped}
     replace_text(out / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    if not records:
+        raise ValueError(
+            f"none of the {settings['items']} items of {settings['data']} can be read: see {out / MANIFEST}."
+        )
     return True
 
 
@@ -179,11 +190,13 @@ def main(
     of = tokenizer.config.data
     views = None
     if isinstance(tokenizer, ImageTokenizer):
+        if crops == "whole" and (size or resize_short > 0):
+            raise ValueError("--crops=whole takes pictures at their own size: leave --size and --resize_short out.")
         short = of.resize_short if resize_short < 0 else resize_short
         views = Views(crops, size or of.size, 0 if crops == "whole" else short, tokenizer.factor, flip)
         views.check()
-    index, count = rest["process_index"], rest["process_count"]
-    share = Share(index, count) if count else Share(jax.process_index(), jax.process_count())
+    elif crops != "center" or size or resize_short >= 0 or flip:
+        raise ValueError("--crops, --size, --resize_short and --flip are of pictures: leave them out.")
     done = extract_tokens(
         tokenizer,
         Path(out),
@@ -193,7 +206,7 @@ def main(
         batch_size=rest["batch_size"],
         shard_size=rest["shard_size"],
         form=rest["format"],
-        share=share,
+        share=Share(rest["process_index"], rest["process_count"]),
     )
     pace = done.records / max(done.seconds, 1e-9)
     print(f"{out}: {done.records:,} records in {duration(done.seconds)}, {pace:,.1f} a second")
@@ -219,7 +232,7 @@ if __name__ == "__main__":
             "shard_size": 4096,
             "format": INDEXED,
             "process_index": 0,
-            "process_count": 0,
+            "process_count": 1,
         },
         {
             "run": "run folder, as runs/quickstart",
@@ -234,6 +247,6 @@ if __name__ == "__main__":
             "shard_size": "pictures or recordings of a shard, which is what an interruption loses",
             "format": f"of the shards: {', '.join(FORMATS)}",
             "process_index": "which of --process_count processes this is",
-            "process_count": "processes that share the work; 0 = those of jax.distributed",
+            "process_count": "processes that share the work, each started with its own --process_index",
         },
     )

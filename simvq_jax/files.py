@@ -1,14 +1,92 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+"""Writing files and folders so that a crash leaves the old one or the new one, never half of one."""
 
+import contextlib
 import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 
 def replace_text(path: Path, text: str) -> None:
     """Writes `text` to `path` in one move."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a name beside `path` to write to; what is there at the end is moved to `path`, on the disk for good."""
+    fresh = beside(path)
+    try:
+        yield fresh
+        with fresh.open("rb") as file:
+            os.fsync(file.fileno())
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def create_text(path: Path, text: str) -> bool:
+    """Writes `text` to `path` in one move unless it exists; whether it did. Of several processes one does."""
+    fresh = beside(path)
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        os.link(fresh, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `out` to fill, which becomes `out` at the end, or goes where that fails.
+
+    Raises FileExistsError where `out` is in use.
+    """
+    check_unused(out)
+    fresh = beside(out)
+    try:
+        fresh.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(f"{out} cannot be made ({error.strerror}): give another --out.") from error
+    try:
+        yield fresh
+        fresh.replace(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def check_unused(out: Path) -> None:
+    """Raises FileExistsError where there is a file, or a folder with anything but what killed processes left."""
+    if out.exists() and (not out.is_dir() or any(not _is_beside(path) for path in out.iterdir())):
+        raise FileExistsError(f"{out} is in use: give another --out, so that nothing there is lost.")
+
+
+def beside(path: Path) -> Path:
+    """A new hidden name in the same folder, of this process on this machine."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def remove_left_behind(path: Path) -> None:
+    """Removes what processes of this machine that are no more left beside `path`."""
+    for left in path.parent.glob(f".{path.name}.{socket.gethostname()}.*.tmp"):
+        if not _is_running(int(left.name.split(".")[-3])):
+            left.unlink(missing_ok=True)
+
+
+def _is_beside(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -45,7 +45,8 @@ class Progress:
         """The items, each shown as done once the next is asked for. done: before them."""
         for number, item in enumerate(items, start=done + 1):
             yield item
-            self.update(number)
+            pace = number / max(time.monotonic() - self._began, 1e-9)
+            self.update(number, f"{pace:,.1f} a second")
 
     def note(self, text: str) -> None:
         """Prints a line of its own."""

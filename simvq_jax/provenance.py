@@ -12,12 +12,24 @@ from simvq_jax.build import of_sound
 from simvq_jax.inputs import EvalData
 from simvq_jax.models.pretrained.weights import sha256
 
-PACKAGES = ("simvq_jax", "jax", "flax", "numpy", "pillow", "soundfile", "soxr", "pystoi", "pesq")
+PACKAGES = (
+    "simvq_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "numpy",
+    "pillow",
+    "scikit-image",
+    "soundfile",
+    "soxr",
+    "pystoi",
+    "pesq",
+)
 WEIGHT_FILES = ("losses.lpips_vgg", "losses.lpips_linear", "quantizer.basis_file")  # and all of metrics
 
 
-def provenance(tokenizer: Tokenizer, data: EvalData) -> dict[str, Any]:
-    """Of an evaluation of the tokenizer, by its config, on the data."""
+def provenance(tokenizer: Tokenizer, data: EvalData, limit: int) -> dict[str, Any]:
+    """Of an evaluation of the tokenizer, by its config, on the data. limit: of crops or recordings; 0 = all."""
     config = tokenizer.config
     keys = [*WEIGHT_FILES, *(f"metrics.{name}" for name in config.metrics)]
     files = {key: path for key in keys if (path := _at(config, key))}
@@ -25,11 +37,14 @@ def provenance(tokenizer: Tokenizer, data: EvalData) -> dict[str, Any]:
         "step": tokenizer.step,
         "model_sha256": tokenizer.fingerprint(decoder=True),
         "data_identity": data.identity,
+        "split": "eval",
+        "limit": limit,
+        "batch_size": config.data.eval_batch_size,  # the official PSNR is of whole batches
         "preprocessing": _preprocessing(config),
         "weight_files": {key: {"file": Path(path).name, "sha256": sha256(path)} for key, path in files.items()},
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in PACKAGES if _installed(name)},
-        "device": jax.devices()[0].device_kind,
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
 
 

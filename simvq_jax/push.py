@@ -6,6 +6,7 @@ Hugging Face hub, with the token that `hf auth login` stored. `simvq_jax.load("h
 """
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from absl import logging
 from PIL import Image
 
 from simvq_jax import cli
-from simvq_jax.api import ImageTokenizer, SoundTokenizer, Tokenizer, load
-from simvq_jax.api.hub import hub_package
+from simvq_jax.api import ImageTokenizer, SoundTokenizer, Tokenizer, hub, load
 from simvq_jax.api.packed import write_packed
 from simvq_jax.data import images
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.data.views import Views
 from simvq_jax.drawing.pictures import picture_grid
+from simvq_jax.files import new_folder
 from simvq_jax.inputs import open_data
 
 SAMPLES = 4
@@ -45,31 +46,49 @@ def pack(run: Path, out: Path, name: str, license: str = "") -> None:
 
     name: OWNER/NAME, for the card. license: of the weights, as the hub spells it; "" states none.
 
-    Raises FileExistsError where `out` is in use.
+    Paths of this machine in the config and the figures lose their folders. Raises FileExistsError where `out` is in
+    use, ValueError on a name or a licence that the hub would not take.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is in use: give another --out, so that nothing there is lost.")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(f"--to={name} is no repository's name: write OWNER/NAME.")
+    if license and not re.fullmatch(r"[a-z0-9.-]+", license):
+        raise ValueError(f"--license={license!r} is no licence as the hub spells it: write one as apache-2.0.")
     tokenizer = load(run)
-    out.mkdir(parents=True, exist_ok=True)
-    write_packed(tokenizer, out)
-    evaluation = run / "evaluation.json"
-    figures = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.is_file() else {}
+    figures, origin = (_json(run / name) for name in ("evaluation.json", "conversion.json"))
     if figures:
-        (out / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    samples = _write_samples(tokenizer, out)
-    (out / "README.md").write_text(card(tokenizer, name, license, figures, samples), encoding="utf-8")
+        figures["data"] = _without_folders(figures["data"])
+    with new_folder(out) as fresh:
+        samples = _write_samples(tokenizer, fresh)
+        for key, value in cli.flatten(tokenizer.config).items():
+            if isinstance(value, str):
+                tokenizer.config.update_from_flattened_dict({key: _without_folders(value)})
+        write_packed(tokenizer, fresh)
+        for file, content in (("evaluation.json", figures), ("conversion.json", origin)):
+            if content:
+                (fresh / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (fresh / "README.md").write_text(card(tokenizer, name, license, figures, origin, samples), encoding="utf-8")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _without_folders(text: str) -> str:
+    """`folder:/home/me/pictures` -> `folder:pictures`, `/data/vgg.pth` -> `vgg.pth`; other text as it is."""
+    kind, colon, place = text.rpartition(":")
+    return f"{kind}{colon}{Path(place).name}" if "/" in place and kind != "tfds" else text
 
 
 def push(run: Path, name: str, license: str = "", private: bool = False) -> str:
     """Packs a run and uploads it to `hf://NAME`, which is made if it is not there; returns its address on the web."""
-    package = hub_package()
+    package = hub.hub_package()
     with tempfile.TemporaryDirectory() as folder:
         pack(run, Path(folder) / "packed", name, license)
         api = package.HfApi()
         try:
             url = api.create_repo(name, private=private, exist_ok=True)
             api.upload_folder(repo_id=name, folder_path=Path(folder) / "packed", commit_message="Add the tokenizer")
-        except (package.errors.HfHubHTTPError, OSError, ValueError) as error:
+        except Exception as error:  # whatever the package's transport raises
             reason = " ".join(str(error).split())[:300]
             raise RuntimeError(
                 f"hf://{name} could not be uploaded ({reason}): check the name, the network, and that hf auth login was"
@@ -98,8 +117,10 @@ def _write_samples(tokenizer: Tokenizer, out: Path) -> bool:
     return True
 
 
-def card(tokenizer: Tokenizer, name: str, license: str, figures: dict[str, Any], samples: bool) -> str:
-    """The model card, in the hub's Markdown."""
+def card(
+    tokenizer: Tokenizer, name: str, license: str, figures: dict[str, Any], origin: dict[str, Any], samples: bool
+) -> str:
+    """The model card, in the hub's Markdown. origin: what `convert` wrote of the file it read, {} without."""
     front = ["library_name: simvq_jax", "tags: [simvq, vector-quantization, tokenizer, jax, flax]"]
     front += [f"license: {license}"] if license else []
     sound = isinstance(tokenizer, SoundTokenizer)
@@ -111,7 +132,7 @@ def card(tokenizer: Tokenizer, name: str, license: str, figures: dict[str, Any],
         f"A tokenizer of {'sound' if sound else 'images'} by {quantizer.kind} with {quantizer.codebook_size:,} codes"
         f" of {quantizer.dim} dimensions"
         + (f" in {quantizer.stages} stages" if quantizer.stages > 1 else "")
-        + f", trained for {tokenizer.step:,} steps on `{tokenizer.config.data.source}` with simvq_jax.",
+        + _history(tokenizer, origin),
         "![Originals over reconstructions](samples.png)" if samples else "",
         _usage(tokenizer, name),
         f"## Figures\n\nOn `{figures['data']}`; evaluation.json says what is needed to repeat them.\n\n"
@@ -122,6 +143,14 @@ def card(tokenizer: Tokenizer, name: str, license: str, figures: dict[str, Any],
         "" if license else "## Licence\n\nNone was stated for these weights.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _history(tokenizer: Tokenizer, origin: dict[str, Any]) -> str:
+    trained = f"trained for {tokenizer.step:,} steps on `{tokenizer.config.data.source}` with simvq_jax."
+    if not origin:
+        return f", {trained}"
+    source = f", converted from `{origin['checkpoint']}` of the official SimVQ (SHA-256 {origin['sha256']})"
+    return f"{source}, then {trained}" if tokenizer.step else f"{source}."
 
 
 def _usage(tokenizer: Tokenizer, name: str) -> str:
@@ -147,10 +176,10 @@ def _config(tokenizer: Tokenizer) -> str:
 def main(run: str, to: str, out: str, license: str, private: bool) -> None:
     """Command line of `push` and of `pack`."""
     if out:
-        pack(Path(run), Path(out), to, license)
+        pack(hub.folder_of(run), Path(out), to, license)
         print(f"{out}: packed, not uploaded; simvq_jax.load({out!r}) loads it")
     else:
-        print(push(Path(run), to, license, private))
+        print(push(hub.folder_of(run), to, license, private))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ have any length, rate and number of channels; each is written as a mono FLAC at 
 """
 
 import functools
-import os
 from collections import Counter
 from collections.abc import Callable, Set
 from pathlib import Path
@@ -19,7 +18,8 @@ from simvq_jax.api import ImageTokenizer, SoundTokenizer, Tokenizer, load
 from simvq_jax.data import images, sounds
 from simvq_jax.data.files import Unreadable, list_files
 from simvq_jax.data.sources import SkipLog
-from simvq_jax.data.tokens import MANIFEST, Record, TokenSource
+from simvq_jax.data.tokens import Record, TokenSource, is_tokens
+from simvq_jax.files import replacing
 from simvq_jax.progress import Progress
 
 
@@ -58,11 +58,10 @@ def reconstruct_folder(form: Form, inputs: Path, out: Path) -> SkipLog:
     skipped = SkipLog(out / "skipped_files.txt")
     progress = Progress("reconstruct", len(files))
     for number, (file, target) in enumerate(zip(files, targets, strict=True), start=1):
-        fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            form.convert(file, fresh)
-            fresh.replace(target)
+            with replacing(target) as fresh:
+                form.convert(file, fresh)
         except Unreadable as error:
             skipped.record(str(file.relative_to(root)), str(error))
         progress.update(number)
@@ -72,28 +71,32 @@ def reconstruct_folder(form: Form, inputs: Path, out: Path) -> SkipLog:
 def decode_tokens(tokenizer: Tokenizer, inputs: Path, out: Path) -> None:
     """Decodes every record of a folder of tokens, to the name of its key; of several views, each with its number.
 
-    Every new shape of tokens compiles once. Raises ValueError where another model made the tokens, and where a key
-    would lead out of `out`.
+    Every new shape of tokens compiles once. Raises ValueError where another model made the tokens, where a key would
+    lead out of `out`, and where `out` is the folder of the tokens.
     """
+    if out.resolve() == inputs.resolve():
+        raise ValueError(f"{out} is the folder of the tokens: give another --out.")
     source = TokenSource(inputs)
     if source.manifest["model"] != tokenizer.fingerprint():
         raise ValueError(f"{inputs} holds tokens of another model: give the --run that they were extracted with.")
-    write = _decode_sound if isinstance(tokenizer, SoundTokenizer) else _decode_picture
+    sound = isinstance(tokenizer, SoundTokenizer)
+    write, suffix = (_decode_sound, ".flac") if sound else (_decode_picture, ".png")
     several = source.manifest.get("crops") == "ten" or source.manifest.get("flip", False)
     progress = Progress("decode", len(source))
     for record in progress.over(source[i] for i in range(len(source))):
-        name = f"{record['key']}.{record['view']}" if several else record["key"]
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"the key {record['key']!r} leads out of {out}: extract the tokens of other names.")
-        target = out / name
+        key = record["key"]
+        target = out / f"{key}.{record['view']}{suffix}" if several else out / f"{key}{suffix}"
+        if not isinstance(key, str) or not key or out.resolve() not in target.resolve().parents:
+            raise ValueError(f"the key {key!r} leads out of {out}: extract the tokens of other names.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        write(tokenizer, record, target)
+        with replacing(target) as fresh:
+            write(tokenizer, record, fresh)
 
 
 def _decode_picture(tokenizer: Tokenizer, record: Record, target: Path) -> None:
     image = images.to_uint8(np.asarray(tokenizer.decode(record["tokens"][None])[0]))
     image = image[: record["height"], : record["width"]]  # of a whole picture the edge was repeated
-    Image.fromarray(image).save(f"{target}.png", format="PNG")
+    Image.fromarray(image).save(target, format="PNG")
 
 
 def _decode_sound(tokenizer: Tokenizer, record: Record, target: Path) -> None:
@@ -101,7 +104,7 @@ def _decode_sound(tokenizer: Tokenizer, record: Record, target: Path) -> None:
 
     assert isinstance(tokenizer, SoundTokenizer)
     sound = np.clip(tokenizer.decode(record["tokens"][None])[0, : record["samples"]], -1.0, 1.0)
-    soundfile.write(f"{target}.flac", sound, tokenizer.sample_rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(target, sound, tokenizer.sample_rate, format="FLAC", subtype="PCM_16")
 
 
 def _targets(files: list[Path], root: Path, out: Path, suffix: str) -> list[Path]:
@@ -130,7 +133,7 @@ def _sound(tokenizer: SoundTokenizer, file: Path, out: Path, max_seconds: float)
 def main(run: str, inputs: str, out: str, max_pixels: int, max_seconds: float) -> None:
     """Command line of `reconstruct_folder`."""
     tokenizer = load(run)
-    if (Path(inputs) / MANIFEST).is_file():
+    if is_tokens(Path(inputs)):
         decode_tokens(tokenizer, Path(inputs), Path(out))
         return
     form = form_of(tokenizer, max_pixels, max_seconds)

@@ -1,8 +1,9 @@
 """From pictures and recordings to records of their tokens."""
 
 import collections
+import os
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +15,9 @@ from simvq_jax.data.tokens import Record, token_dtype
 from simvq_jax.data.views import Views
 from simvq_jax.mesh import local_mesh, place_batch, replicated
 from simvq_jax.step import as_float
+
+KEPT_PROGRAMS = 16
+LONGEST_FULL = 8  # times SMALLEST tokens: recordings up to there fill a batch
 
 
 class Piece(NamedTuple):
@@ -39,7 +43,8 @@ class RecordMaker:
         def encode(variables, x, *lengths):
             return autoencoder.apply(variables, as_float(x), *lengths, method="encode")[1]
 
-        self._encode = jax.jit(encode)
+        self._encode: Any = jax.jit(encode)
+        self._shapes: set[tuple[int, ...]] = set()  # that programs are there for
 
     def records(self, items: Iterable[Item | None]) -> list[Record]:
         """Records in the order of the items and their views; none of an item that is None."""
@@ -51,14 +56,14 @@ class RecordMaker:
                 same = waiting[piece.array.shape]
                 same[place] = piece
                 place += 1
-                if len(same) == self._batch_size:
+                if len(same) == self._rows(piece.array):
                     found |= self._encoded(waiting.pop(piece.array.shape))
         for same in waiting.values():
             found |= self._encoded(same)
         return [found[place] for place in sorted(found)]
 
     def _pieces(self, item: Item) -> list[Piece]:
-        about = {"key": item["key"], "label": item["label"]}
+        about = {name: _readable(item[name]) for name in ("key", "label")}
         if self._views is None:
             sound = item["audio"]
             size = filled_size(len(sound), SMALLEST * self._hop)
@@ -68,7 +73,11 @@ class RecordMaker:
 
     def _encoded(self, pieces: dict[int, Piece]) -> dict[int, Record]:
         arrays = np.stack([piece.array for piece in pieces.values()])
-        blanks = self._batch_size - len(arrays)
+        self._shapes.add(arrays.shape[1:])
+        if len(self._shapes) > KEPT_PROGRAMS:  # of pictures of all sizes each has its own
+            self._encode.clear_cache()
+            self._shapes = {arrays.shape[1:]}
+        blanks = self._rows(arrays[0]) - len(arrays)
         batch = {"x": np.pad(arrays, [(0, blanks), *[(0, 0)] * (arrays.ndim - 1)])}
         if self._views is None:
             samples = [piece.about["samples"] for piece in pieces.values()]
@@ -81,6 +90,18 @@ class RecordMaker:
             for row, (place, piece) in enumerate(pieces.items())
         }
 
+    def _rows(self, array: np.ndarray) -> int:
+        """Of a batch of such arrays: long recordings go in fewer, so that a batch's memory has a bound."""
+        if self._views is not None:
+            return self._batch_size
+        fitting = self._batch_size * LONGEST_FULL * SMALLEST * self._hop // array.shape[0]
+        return max(self._mesh.size, min(self._batch_size, fitting // self._mesh.size * self._mesh.size))
+
     def _token_count(self, piece: Piece) -> int | None:
         """Of a recording; None for pictures, whose tokens all count."""
         return -(-piece.about["samples"] // self._hop) if self._views is None else None
+
+
+def _readable(text):
+    """Names that are not UTF-8 with their bytes escaped, as nothing else could be stored; anything else as it is."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace") if isinstance(text, str) else text

@@ -14,6 +14,7 @@ import ml_collections
 from absl import logging
 
 from simvq_jax import build, cli
+from simvq_jax.api.packed import is_packed
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
@@ -83,6 +84,10 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
 def check_run(config, workdir: Path) -> None:
     """Checks that a run begun in the folder is of the same config. One without a checkpoint has nothing to lose."""
     path = workdir / "config.json"
+    if is_packed(workdir):
+        raise ValueError(
+            f"{workdir} is a packed tokenizer, without what training goes on from: give another --workdir."
+        )
     begun = (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir())
     if begun and path.exists():
         started, now = cli.flatten(build.read_config(workdir)), cli.flatten(config)

@@ -211,3 +211,8 @@ def test_the_command_line_prints_what_it_read(lightning, tmp_path, capsys):
         convert.export(tmp_path / "run", tmp_path / "out.pth")
     with pytest.raises(ValueError, match="must be one of ema, raw"):
         convert.export(tmp_path / "run", tmp_path / "out.safetensors", "both")
+    with pytest.raises(FileExistsError, match="is there already: give another --out"):
+        convert.export(tmp_path / "run", tmp_path / "out.safetensors")
+    for modality, config in (("speech", Chosen(None, {})), ("", Chosen(None, {"model.width": 7}))):
+        with pytest.raises(ValueError, match="--modality and --config are of official checkpoints"):
+            convert.main("", str(tmp_path / "run"), str(tmp_path / "b.safetensors"), modality, "ema", config)

@@ -150,6 +150,7 @@ def test_data_that_is_none_gets_one_sentence(run, data, limit, sentence):
 
 def test_the_provenance_says_what_is_needed_to_repeat_it(run, tokenizer, of_folder, tmp_path):
     found = of_folder.provenance
+    assert (found["split"], found["limit"], found["batch_size"], found["devices"]) == ("eval", 0, 16, "8 x cpu")
     assert found["step"] == 4 and found["model_sha256"] == tokenizer.fingerprint(decoder=True)
     assert found["data_identity"].startswith("folder of 19 images, sha256 ")
     assert found["preprocessing"] == "3 crop(s) of 24 x 24 a picture, at its own resolution"
@@ -190,6 +191,21 @@ def test_frechet_distances_are_of_the_whole_set(run, tokenizer, pictures, monkey
 def test_weights_that_score_sound_are_refused_for_pictures(run):
     with pytest.raises(ValueError, match="is a tokenizer of pictures but crepe is of sound: leave it out"):
         evaluate.evaluate_run(run, crepe="full.pth")
+
+
+def test_a_file_that_only_the_config_names_may_be_elsewhere(run, caplog):
+    """As after copying a run to another machine; one that a flag names must be there."""
+    copy = Path(str(run) + "_moved")
+    shutil.copytree(run, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["losses"] |= {"lpips_vgg": "/gone/vgg16.pth", "lpips_linear": "/gone/vgg.pth"}
+    (copy / "config.json").write_text(json.dumps(config))
+    metrics = evaluate.evaluate_run(copy, limit=3).metrics
+    assert "eval/psnr" in metrics and "eval/lpips" not in metrics
+    assert "/gone/vgg16.pth of the run is not here: going on without it (give --lpips_vgg)" in caplog.text
+    assert "metrics.inception is '': going on without rFID" in caplog.text
+    with pytest.raises(FileNotFoundError, match=r"There is no weight file /gone/inception\.pth"):
+        evaluate.evaluate_run(copy, limit=3, inception="/gone/inception.pth")
 
 
 def test_a_set_without_a_readable_picture_is_refused(run, tmp_path):

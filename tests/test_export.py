@@ -109,6 +109,19 @@ def test_other_quantizers_are_exported_too(quantizer, tmp_path):
     np.testing.assert_allclose(decode(indices), tokenizer.decode(indices), atol=1e-5)
 
 
+def test_a_bfloat16_basis_is_stored_in_float32_and_computed_with_as_before(tmp_path):
+    small = {"model__multipliers": (1, 1), "data__size": 8, "discriminator__enabled": False}
+    config = tiny_config(quantizer__stages=2, quantizer__basis_dtype="bfloat16", **small)
+    tokenizer = untrained(config, ImageTokenizer)
+    assert len(tokenizer.fingerprint()) == 64
+    export.export_tokenizer(tokenizer, tmp_path / "out")
+    encode, decode = loaded(tmp_path / "out")
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 8, 12, 3)).astype(np.float32)
+    indices = encode(x)
+    np.testing.assert_array_equal(indices, tokenizer.encode(x))
+    np.testing.assert_allclose(decode(indices), tokenizer.decode(indices), atol=1e-5)
+
+
 def test_a_folder_in_use_stays_as_it_is_and_a_failure_leaves_none(trained_run, tmp_path, monkeypatch):
     (tmp_path / "used").mkdir()
     (tmp_path / "used/note.txt").write_text("mine")

@@ -1,9 +1,11 @@
 """Tokens of a data set: those of `encode`, every format and view, processes, interruptions, unreadable files."""
 
 import json
+import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -149,10 +151,90 @@ def test_a_second_call_writes_nothing_and_a_lost_shard_is_made_again(tokenizer, 
     shard.unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks tokens-00001-of-00003\.array_record"):
         simvq_jax.TokenSource(out)
+    assert extract(tokenizer, out, folder).records == 2
+    shard.write_bytes(b"cut off")
+    (out / f".{shard.name}.{socket.gethostname()}.999999999.0.tmp").write_bytes(b"half")
+    assert extract(tokenizer, out, folder).records == 2
     summary_path(shard).unlink()
-    (out / f".{shard.name}.123.tmp").write_bytes(b"half")
     assert extract(tokenizer, out, folder).records == 2
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_two_processes_of_the_same_share_do_not_disturb_each_other(trained_run, folder, extracted, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "simvq_jax.extract_tokens", f"--run={trained_run}", f"--data=folder:{folder}"]
+    command += [f"--out={out}", "--size=24", "--resize_short=0", "--batch_size=4", "--shard_size=3"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    assert_same(records_of(out), records_of(extracted))
+    assert {path.name for path in out.iterdir()} == {path.name for path in extracted.iterdir()}
+
+
+def test_of_processes_with_different_settings_one_is_told(tokenizer, folder, tmp_path, monkeypatch):
+    """Both start on a new folder at once."""
+    from simvq_jax import extract_tokens as module
+
+    original, claimed = module.create_text, []
+
+    def rival_first(path, text):
+        if not claimed:
+            claimed.append(original(path, text.replace('"flip": false', '"flip": true')))
+        return original(path, text)
+
+    monkeypatch.setattr(module, "create_text", rival_first)
+    with pytest.raises(ValueError, match="flip: True -> False"):
+        extract(tokenizer, tmp_path / "out", folder)
+    assert claimed == [True]
+
+
+def test_a_name_that_is_not_utf_8_is_escaped(tokenizer, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    Image.new("RGB", (24, 24)).save(data / os.fsdecode(b"\xff\xfe.png"), format="PNG")
+    extract(tokenizer, tmp_path / "out", data)
+    assert [record["key"] for record in records_of(tmp_path / "out")] == ["\\xff\\xfe.png"]
+
+
+def test_nothing_readable_is_an_error(tokenizer, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"none of the 1 items of folder:.* can be read: see .*manifest\.json"):
+        extract(tokenizer, tmp_path / "out", tmp_path / "data")
+    with pytest.raises(ValueError, match="holds no record"):
+        simvq_jax.TokenSource(tmp_path / "out")
+
+
+def test_pictures_of_all_sizes_do_not_pile_up_programs(tokenizer, folder, tmp_path, monkeypatch):
+    from simvq_jax import token_records
+
+    monkeypatch.setattr(token_records, "KEPT_PROGRAMS", 2)
+    maker = token_records.RecordMaker(tokenizer, views("whole"), 4)
+    items = [{"image": np.zeros((4 * n, 8, 3), np.uint8), "key": str(n), "label": None} for n in range(1, 6)]
+    assert [record["tokens"].shape for record in maker.records(items)] == [(n, 2) for n in range(1, 6)]
+    assert maker._encode._cache_size() <= 2
+
+
+@pytest.mark.parametrize("key", ["", "../out", "/etc/out", 5])
+def test_keys_that_lead_elsewhere_are_not_written(trained_run, extracted, tmp_path, monkeypatch, key):
+    record = {"tokens": np.zeros((2, 2), np.uint16), "key": key, "height": 8, "width": 8}
+    monkeypatch.setattr(simvq_jax.TokenSource, "__getitem__", lambda self, index: record)
+    with pytest.raises(ValueError, match="leads out of"):
+        reconstruct.decode_tokens(simvq_jax.load(trained_run), extracted, tmp_path / "decoded")
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_the_folder_of_the_tokens_is_not_written_to(trained_run, extracted):
+    with pytest.raises(ValueError, match="is the folder of the tokens"):
+        reconstruct.decode_tokens(simvq_jax.load(trained_run), extracted, extracted)
+
+
+def test_a_manifest_of_something_else_makes_no_folder_of_tokens(trained_run, folder, tmp_path):
+    data = shutil.copytree(folder, tmp_path / "data")
+    (data / "manifest.json").write_text('{"name": "webapp"}')
+    reconstruct.main(str(trained_run), str(data), str(tmp_path / "out"), 10**6, 60.0)
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 7
 
 
 @pytest.mark.parametrize(
@@ -164,6 +246,7 @@ def test_a_second_call_writes_nothing_and_a_lost_shard_is_made_again(tokenizer, 
         ({"form": "csv"}, "format is 'csv' but must be one of array_record, npz, jsonl"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"share": Share(2, 2)}, "process_index is 2 but must lie in 0..1"),
+        ({"share": Share(0, -1)}, "process_count is -1 but must be at least 1"),
     ],
 )
 def test_other_settings_are_refused_and_nothing_changes(tokenizer, folder, extracted, changes, sentence):
@@ -268,15 +351,19 @@ def test_indices_take_two_bytes_where_they_fit():
 
 
 def test_an_unfinished_folder_is_no_source(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"manifest\.json does not exist: give a folder that extract_tokens"):
+    with pytest.raises(
+        FileNotFoundError, match=r"manifest\.json does not exist, or is not of tokens: give a folder that"
+    ):
         simvq_jax.TokenSource(tmp_path)
 
 
 def test_the_command_line_prints_counts(trained_run, folder, tmp_path, capsys):
     from simvq_jax import extract_tokens as module
 
-    rest = {"batch_size": 4, "shard_size": 100, "format": "array_record", "process_index": 0, "process_count": 0}
+    rest = {"batch_size": 4, "shard_size": 100, "format": "array_record", "process_index": 0, "process_count": 1}
     arguments = {"split": "all", "crops": "center", "size": 24, "resize_short": -1, "flip": False}
     module.main(run=str(trained_run), data=f"folder:{folder}", out=str(tmp_path / "out"), **arguments, **rest)
     printed = capsys.readouterr().out
     assert "7 records in" in printed and "1 file(s) could not be read and are listed in" in printed
+    with pytest.raises(ValueError, match="leave --size and --resize_short out"):
+        module.main(run=str(trained_run), data="", out="x", **arguments | {"crops": "whole"}, **rest)

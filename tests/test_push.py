@@ -65,6 +65,47 @@ def test_without_figures_data_and_licence_the_card_says_so(evaluated, tmp_path):
     assert "samples.png" not in text and not (tmp_path / "out/samples.png").exists()
 
 
+def test_a_converted_tokenizer_names_its_source(evaluated, tmp_path):
+    run = shutil.copytree(evaluated, tmp_path / "run")
+    (run / "conversion.json").write_text(json.dumps({"checkpoint": "last.ckpt", "sha256": "ab12"}))
+    push.pack(run, tmp_path / "out", "me/tiny")
+    text = (tmp_path / "out/README.md").read_text()
+    assert "converted from `last.ckpt` of the official SimVQ (SHA-256 ab12), then trained for 4 steps" in text
+    assert json.loads((tmp_path / "out/conversion.json").read_text())["sha256"] == "ab12"
+
+
+def test_folders_of_this_machine_are_not_shared(evaluated, tmp_path):
+    run = shutil.copytree(evaluated, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"] |= {"source": "folder:/home/me/cats", "data_dir": "/home/me/tfds"}
+    config["losses"]["lpips_vgg"] = "/home/me/vgg.pth"
+    (run / "config.json").write_text(json.dumps(config))
+    push.pack(run, tmp_path / "out", "me/tiny")
+    assert "/home/me" not in "".join((tmp_path / "out" / name).read_text() for name in ("README.md", "config.json"))
+    packed = json.loads((tmp_path / "out/config.json").read_text())
+    assert packed["data"]["source"] == "folder:cats" and packed["losses"]["lpips_vgg"] == "vgg.pth"
+
+
+@pytest.mark.parametrize(
+    ("name", "license", "sentence"),
+    [("tiny", "", "--to=tiny is no repository's name"), ("me/tiny", "mit\nevil: yes", "is no licence")],
+)
+def test_names_that_the_hub_would_not_take(evaluated, tmp_path, name, license, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        push.pack(evaluated, tmp_path / "out", name, license)
+
+
+def test_a_packed_tokenizer_cannot_be_trained_on_and_a_run_is_never_taken_for_one(evaluated, packed, tmp_path):
+    from simvq_jax import cli, train
+
+    copy = shutil.copytree(packed, tmp_path / "packed")
+    with pytest.raises(ValueError, match="is a packed tokenizer, without what training goes on from"):
+        train.main(cli.Chosen(None, {}), str(copy), 0)
+    run = shutil.copytree(evaluated, tmp_path / "run")
+    (run / "weights.safetensors").write_bytes(b"something else")
+    assert simvq_jax.load(run).step == 4
+
+
 def test_a_folder_in_use_stays_as_it_is(evaluated, packed):
     with pytest.raises(FileExistsError, match="is in use"):
         push.pack(evaluated, packed, "me/tiny")
@@ -137,6 +178,21 @@ def test_what_is_pushed_is_loaded_from_its_address(evaluated, tmp_path):
     assert missing.startswith("hf://me/none could not be downloaded (404") and "check the name" in missing
     assert malformed.startswith("hf://me is no address on the hub: write hf://OWNER/NAME")
     assert {"README.md", "config.json", "weights.safetensors", "samples.png"} <= server.repositories["me/tiny"].keys()
+
+
+def test_without_a_network_there_is_one_sentence(evaluated, tmp_path):
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_made_up"}
+    command = [sys.executable, "-m", "simvq_jax.push", f"--run={evaluated}", "--to=me/tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error: hf://me/tiny could not be uploaded" in done.stderr
+
+
+def test_an_address_is_no_folder_to_write_to():
+    from simvq_jax import evaluate
+
+    with pytest.raises(ValueError, match="hf download me/tiny --local-dir=FOLDER"):
+        evaluate.main("hf://me/tiny", "", 0)
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):

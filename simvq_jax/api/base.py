@@ -58,7 +58,7 @@ class Tokenizer(abc.ABC):
         for path, leaf in leaves:
             array = np.asarray(leaf)
             digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
     def checked_indices(self, indices, axes: tuple[str, ...], lowest: int = 0) -> np.ndarray:

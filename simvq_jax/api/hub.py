@@ -10,6 +10,16 @@ def is_address(run) -> bool:
     return str(run).startswith(ADDRESS)
 
 
+def folder_of(run: str) -> Path:
+    """The run folder, for what also writes to it. Raises ValueError on an address."""
+    if is_address(run):
+        raise ValueError(
+            f"{run} is an address but the result goes into the run folder: download it first"
+            f" (hf download {run.removeprefix(ADDRESS)} --local-dir=FOLDER) and give that folder."
+        )
+    return Path(run)
+
+
 def downloaded(address: str) -> Path:
     """The folder of a repository's files, downloaded where they are not in the hub's cache.
 

@@ -1,4 +1,4 @@
-"""A tokenizer as two files to share: config.json and weights.safetensors, of what encoding and decoding need."""
+"""A tokenizer as files to share: config.json, step.json, and weights.safetensors of what encoding and decoding need."""
 
 import json
 from pathlib import Path
@@ -19,15 +19,15 @@ WEIGHTS = "weights.safetensors"
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether the folder is one that `write_packed` wrote."""
-    return (folder / WEIGHTS).is_file()
+    """Whether the folder is one that `write_packed` wrote, and no run that such a file lies in."""
+    return (folder / WEIGHTS).is_file() and not (folder / "checkpoints").exists()
 
 
 def write_packed(tokenizer: Tokenizer, out: Path) -> None:
-    """Writes config.json and weights.safetensors into the folder."""
+    """Writes them into the folder."""
     flat = flatten_dict(_stored(tokenizer.config, dict(tokenizer.variables)), sep="/")
     weights = {name: np.asarray(array) for name, array in sorted(flat.items())}
-    write_safetensors(out / WEIGHTS, weights, {"format": "flax", "step": str(tokenizer.step)})
+    write_safetensors(out / WEIGHTS, weights, {"format": "flax"})
     (out / "config.json").write_text(json.dumps(tokenizer.config.to_dict(), indent=2) + "\n", encoding="utf-8")
     (out / "step.json").write_text(json.dumps({"step": tokenizer.step}) + "\n", encoding="utf-8")
 

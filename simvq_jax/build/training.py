@@ -117,6 +117,11 @@ def build_scoring_nets(config) -> dict[str, dict]:
     files = config.metrics
     if of_sound(config):
         return {}
+    for name, figure in (("inception", "rFID"), ("lpips_alex", "LPIPS on AlexNet")):
+        if not files[name]:
+            logging.warning(
+                "metrics.%s is '': going on without %s (docs/TOKENIZERS.md says where it is).", name, figure
+            )
     alex = _lpips_of(
         "alex", "metrics.lpips_alex", files.lpips_alex, "metrics.lpips_alex_linear", files.lpips_alex_linear
     )

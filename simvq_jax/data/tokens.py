@@ -7,7 +7,6 @@ uint16 or uint32, and whatever else is known of the item.
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from typing import Any
 import numpy as np
 from flax.serialization import msgpack_restore, msgpack_serialize
 
-from simvq_jax.files import replace_text
+from simvq_jax.files import replace_text, replacing
 
 Record = dict[str, Any]
 MANIFEST = "manifest.json"
+KIND = "simvq_jax tokens"  # what the manifest says it is of
 INDEXED = "array_record"  # the format that `TokenSource` reads
 
 
@@ -33,8 +33,8 @@ class TokenSource:
     Attributes: manifest: what `extract_tokens` wrote of them.
 
     Raises:
-        FileNotFoundError: the folder has no manifest, or lacks a shard.
-        ValueError: its shards are of a format without random access.
+        FileNotFoundError: the folder has no manifest of tokens, or lacks a shard.
+        ValueError: its shards are of a format without random access, or hold nothing.
     """
 
     def __init__(self, folder: str | Path):
@@ -48,6 +48,8 @@ class TokenSource:
                 f" {INDEXED}."
             )
         shards = [folder / shard["file"] for shard in self.manifest["shards"] if shard["records"]]
+        if not shards:
+            raise ValueError(f"{folder} holds no record: nothing of its data could be read.")
         missing = [shard.name for shard in shards if not shard.is_file()]
         if missing:
             raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: restore them, or extract into a new folder.")
@@ -64,32 +66,39 @@ class TokenSource:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `write_manifest` wrote. Raises FileNotFoundError where the folder is none of tokens, or not complete."""
-    path = folder / MANIFEST
-    if not path.is_file():
+    """What `extract_tokens` wrote of a folder. Raises FileNotFoundError where it is none of tokens, or not complete."""
+    if not is_tokens(folder):
         raise FileNotFoundError(
-            f"{path} does not exist: give a folder that extract_tokens has finished (the same command goes on)."
+            f"{folder / MANIFEST} does not exist, or is not of tokens: give a folder that extract_tokens has finished"
+            " (the same command goes on)."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def is_tokens(folder: Path) -> bool:
+    """Whether `extract_tokens` has finished this folder."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == KIND
 
 
 def write_shard(path: Path, records: Sequence[Record], summary: dict[str, Any]) -> None:
     """Writes a shard by its suffix, then its summary beside it; neither is ever there by half.
 
-    Raises RuntimeError where the disk does not take it.
+    Two processes that write the same one write the same bytes, and the later replaces the earlier. Raises RuntimeError
+    where the disk does not take it.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        FORMATS[path.suffix[1:]](fresh, records)
-        fresh.replace(path)
-        replace_text(summary_path(path), json.dumps(summary) + "\n")
+        with replacing(path) as fresh:
+            FORMATS[path.suffix[1:]](fresh, records)
+        replace_text(summary_path(path), json.dumps(summary | {"bytes": path.stat().st_size}) + "\n")
     except Exception as error:  # array_record raises what its status says
         raise RuntimeError(
-            f"{path} could not be written ({error}): the shards before it are whole; free some space and start the same"
-            " command again."
+            f"{path} could not be written ({error}): the shards before it are whole; mend what is said there and start"
+            " the same command again."
         ) from error
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def summary_path(shard: Path) -> Path:
@@ -97,11 +106,13 @@ def summary_path(shard: Path) -> Path:
     return shard.with_suffix(".json")
 
 
-def remove_halves(shard: Path) -> None:
-    """Removes what a process that was killed left of a shard."""
-    for name in (shard.name, summary_path(shard).name):
-        for left in shard.parent.glob(f".{name}.*.tmp"):
-            left.unlink(missing_ok=True)
+def is_whole(shard: Path) -> bool:
+    """Whether a shard is there as it was written."""
+    try:
+        summary = json.loads(summary_path(shard).read_text(encoding="utf-8"))
+        return shard.stat().st_size == summary["bytes"]
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _write_array_record(path: Path, records: Iterable[Record]) -> None:

@@ -31,8 +31,8 @@ def architecture_of(shapes: Shapes, modality: str = "") -> Architecture:
     if SIGNS.get(modality) not in shapes:
         signs = [SIGNS[modality]] if modality else list(SIGNS.values())
         raise WeightFileError(
-            f"holds {len(shapes)} tensors ({', '.join(list(shapes)[:3])}, ...) but no {' and no '.join(signs)}; give a"
-            " checkpoint of the official SimVQ, and the modality it is of."
+            f"holds {len(shapes)} tensors ({', '.join(map(repr, list(shapes)[:3]))}, ...) but no"
+            f" {' and no '.join(signs)}; give a checkpoint of the official SimVQ, and the modality it is of."
         )
     try:
         return Architecture(modality, {OF_PICTURES: _picture_keys, OF_SOUND: _sound_keys}[modality](shapes))

@@ -11,7 +11,7 @@ from simvq_jax.models.pretrained.raw import WeightFileError
 from simvq_jax.official.links import Array, Link
 
 AVERAGE = "model_ema."  # before the names of averages, which are those of the parameters without dots
-SHOWN = 20  # names that an error lists
+SHOWN = 10  # names of a kind that an error lists
 
 
 class Official(NamedTuple):
@@ -41,7 +41,7 @@ def read_official(
 
     Raises:
         WeightFileError: tensors are missing, misshapen, not finite, no floats, or have names that nothing knows; one
-            sentence lists them all.
+            sentence lists them, of each kind as far as it is not too long, and counts the rest.
     """
     links = list(links)
     wanted = {link.official: link.official for link in links}
@@ -49,15 +49,19 @@ def read_official(
     has_average = any(name in averaged for name in found)
     expected = wanted | (averaged if has_average else {})
     left_out = Counter(reason for name in found.keys() - expected.keys() if (reason := _reason(name, reasons)))
-    faults = [f"{name} {shapes[plain]} is missing" for name, plain in expected.items() if name not in found]
-    faults += [f"{name} is unknown" for name in found if name not in expected and not _reason(name, reasons)]
-    for name, plain in expected.items():
-        faults += _faults(name, found[name], shapes[plain]) if name in found else []
+    missing = [f"{name} {shapes[plain]} is missing" for name, plain in expected.items() if name not in found]
+    unknown = [f"{name!r} is unknown" for name in found if name not in expected and not _reason(name, reasons)]
+    wrong = [
+        fault
+        for name, plain in expected.items()
+        if name in found
+        for fault in _faults(name, found[name], shapes[plain])
+    ]
+    faults = [_cut(kind, noun) for kind, noun in ((missing, "missing"), (unknown, "unknown"), (wrong, "wrong")) if kind]
     if faults:
-        more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise WeightFileError(
-            f"does not fit: {', '.join(faults[:SHOWN])}{more}; give the checkpoint of an official SimVQ, and by"
-            " --config.KEY=VALUE what shapes do not tell of it."
+            f"does not fit: {', '.join(faults)}; give the checkpoint of an official SimVQ, and by --config.KEY=VALUE"
+            " what shapes do not tell of it."
         )
     return Official(
         weights={name: _float32(found[name]) for name in wanted},
@@ -65,6 +69,11 @@ def read_official(
         left_out=dict(left_out),
         cast=dict(Counter(str(found[name].dtype) for name in expected if found[name].dtype != np.float32)),
     )
+
+
+def _cut(faults: list[str], noun: str) -> str:
+    more = f" and {len(faults) - SHOWN} more {noun}" if len(faults) > SHOWN else ""
+    return ", ".join(faults[:SHOWN]) + more
 
 
 def _undotted(name: str) -> str:

@@ -27,10 +27,14 @@ def search(tokens, codebook, weight, bias, allowed) -> Found:
     if weight is not None:
         codebook, tokens = effective(codebook, weight, "cpu"), tokens - bias[None]
     codebook = codebook.astype(jnp.float32)
-    half_norms = 0.5 * jnp.sum(codebook**2, axis=1)
+    # From the codes' middle: scores of codes that lie close together far from 0 would be differences of large numbers.
+    able = jnp.isfinite(jnp.sum(codebook**2, axis=1))[:, None]
+    middle = jnp.sum(jnp.where(able, codebook, 0.0), axis=0) / jnp.maximum(jnp.sum(able), 1)
+    shifted = codebook - middle[None]
+    half_norms = 0.5 * jnp.sum(shifted**2, axis=1)
     wins = jnp.isfinite(half_norms) if allowed is None else jnp.isfinite(half_norms) & allowed
     half_norms = jnp.where(wins, half_norms, jnp.inf)
-    rows = jnp.where(wins[:, None], codebook, 0.0)
+    rows = jnp.where(wins[:, None], shifted, 0.0)
     k = rows.shape[0]
     size = min(BLOCK, k)
     padding = -k % size
@@ -38,7 +42,7 @@ def search(tokens, codebook, weight, bias, allowed) -> Found:
     halves = jnp.pad(half_norms, (0, padding), constant_values=jnp.inf).reshape(-1, size)
     firsts = jnp.arange(blocks.shape[0], dtype=jnp.int32) * size
     finite = jnp.isfinite(jnp.sum(tokens**2, axis=1))
-    clean = jnp.where(finite[:, None], tokens, 0.0)
+    clean = jnp.where(finite[:, None], tokens - middle[None], 0.0)
 
     def advance(best: Best, block):
         codes, half, first = block
@@ -49,7 +53,7 @@ def search(tokens, codebook, weight, bias, allowed) -> Found:
 
     start = Best(jnp.full((tokens.shape[0], 2), -jnp.inf), jnp.zeros((tokens.shape[0], 2), jnp.int32))
     best, _ = jax.lax.scan(advance, start, (blocks, halves, firsts))
-    return _nearer(clean, rows, best, finite)
+    return _nearer(jnp.where(finite[:, None], tokens, 0.0), jnp.where(wins[:, None], codebook, 0.0), best, finite)
 
 
 def _two_best(scores, indices) -> Best:

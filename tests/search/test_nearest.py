@@ -96,6 +96,17 @@ def test_a_shared_offset_is_taken_off_by_the_bias(way):
     assert_exact(z + 1000, codebook, (weight, bias + 1000), slack=1e-9)
 
 
+def test_codes_close_together_far_from_zero(way):
+    """As of a codebook that has nearly collapsed: differences a thousandth of the codes' length decide."""
+    rng = np.random.default_rng(8)
+    middle = rng.normal(size=16) * 3
+    codebook = (middle + 0.01 * rng.normal(size=(500, 16))).astype(np.float32)
+    z = (middle + 0.01 * rng.normal(size=(2000, 16))).astype(np.float32)
+    indices, _ = nearest_code(z, codebook)
+    distances = brute_force(z, codebook)
+    assert (distances[np.arange(len(z)), indices] <= distances.min(1) * (1 + 1e-5)).all()
+
+
 def test_the_lowest_index_wins_ties(way):
     z, codebook, transform = random_problem(5, 64, 40, 8)
     copies = np.tile(codebook, (25, 1))  # 1,000 codes, each 25 times, far more groups than are re-ranked

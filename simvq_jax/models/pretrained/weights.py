@@ -124,7 +124,10 @@ def _read_state_dict(path: Path) -> Weights:
         return _read(path, None)
     tree = read_torch(path)
     nested = isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict)
-    return _flat(tree, "state_dict" if nested else None)
+    flat = tree["state_dict"] if nested else tree
+    if isinstance(flat, dict) and not all(isinstance(value, Tensor) for value in flat.values()):
+        raise WeightFileError(f"holds what is not a tensor among {_quoted(list(flat)[:5])}; save the state_dict alone.")
+    return _flat(flat, None)
 
 
 def _read(path: Path, key: str | None) -> Weights:
@@ -152,6 +155,8 @@ def _flat(tree: Any, key: str | None) -> Weights:
         nested = [name for name in others if key is None and isinstance(tree[name], dict)]
         mend = f"read one entry with key= ({_quoted(nested)})" if nested else "save a state_dict of tensors"
         raise WeightFileError(f"holds what is not a tensor ({_quoted(others)}); {mend}.")
+    if not all(isinstance(name, str) for name in tree):
+        raise WeightFileError("holds tensors under names that are no text; save a state_dict.")
     return {name: value.array() for name, value in tree.items()}
 
 
