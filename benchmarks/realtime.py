@@ -9,6 +9,7 @@ github.com/youngsheen/SimVQ; without --official ours is timed alone. Below 1 is 
 Ratios are official / ours: above 1 ours is the faster one.
 """
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.official_step import import_torch
+from benchmarks.official_step import import_torch, replace_module
 from benchmarks.timing import Contender, OtherLoad, alternate, provenance, ratio, summary, write_json
 from simvq_jax import build, cli
 from simvq_jax.state import inference_variables
@@ -52,6 +53,12 @@ def official(checkout: Path, sound: np.ndarray, codebook_size: int) -> dict[str,
         raise ValueError(f"--official={checkout} holds no SEANet: give a checkout of github.com/youngsheen/SimVQ.")
     if str(checkout) not in sys.path:
         sys.path.append(str(checkout))
+    if (
+        "torchaudio" not in sys.modules and importlib.util.find_spec("torchaudio") is None
+    ):  # mel scales of heads that are not timed
+        replace_module("torchaudio.functional.functional", _hz_to_mel=None, _mel_to_hz=None)
+        for name in ("torchaudio.functional", "torchaudio"):
+            replace_module(name)
     from taming.modules.diffusionmodules.fourierhead import ISTFTHead
     from taming.modules.diffusionmodules.seanet import SEANetEncoder
     from taming.modules.diffusionmodules.vocosbackbone import VocosBackbone

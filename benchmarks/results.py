@@ -3,6 +3,7 @@
 Reads benchmarks/results/study/STUDY/RUN.json (see record.py). Running it again changes nothing.
 """
 
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ NEAR = 0.05  # utilization that short of another is regained
 Run = dict[str, Any]
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("in use, training", "train/codebook_utilization_recent", lambda v: f"{v:.1%}"),
+    ("in use, last 262,144", "train/codebook_utilization", lambda v: f"{v:.1%}"),
     ("in use, held out", "eval/codebook_utilization", lambda v: f"{v:.1%}"),
     ("perplexity, training", "train/codebook_perplexity", lambda v: f"{v:,.0f}"),
     ("perplexity, held out", "eval/codebook_perplexity", lambda v: f"{v:,.0f}"),
@@ -30,9 +32,9 @@ INTRODUCTION = """# Results
 
 Written by `python -m benchmarks.results` from `benchmarks/results/study/`; each run's file has its command, seed,
 machine, versions and date. Data are scikit-image's photographs, of which a quarter is held out. **In use, training** is
-the share of codes chosen in the last 20 training tokens a code; **held out** is over crops of the held-out regions,
-which overlap, up to {tokens:,} tokens. Where several seeds were run, a cell has their mean, and in brackets the lowest
-and the highest.
+the share of codes chosen in the last 20 training tokens a code, and beside it in the last 262,144; **held out** is over
+crops of the held-out regions, which overlap, up to {tokens:,} tokens. Where several seeds were run, a cell has their
+mean, and in brackets the lowest and the highest.
 """
 
 
@@ -74,7 +76,23 @@ def by_size(study: str, title: str) -> str:
     """Studies (a) and (h): a row for each codebook size and method, over its seeds; and (d), the rank of W."""
     runs = sorted(read(study), key=lambda run: (run["codebook_size"], method_of(run), run["seed"]))
     groups = grouped(runs, lambda run: (f"{run['codebook_size']:,}", method_of(run)))
-    return section(title, study, runs, table(groups, ["K", "method"]), rank_picture(study, runs))
+    figures = table(groups, ["K", "method"])
+    return section(title, study, runs, figures, more_codes(runs), rank_picture(study, runs))
+
+
+def more_codes(runs: list[Run]) -> str:
+    """Says of methods with several seeds whether PSNR rises with K beyond their spread; "" where there are none."""
+    sentences = []
+    for method in sorted({method_of(run) for run in runs}):
+        by_k: dict[int, list[float]] = {}
+        for run in runs:
+            if method_of(run) == method:
+                by_k.setdefault(run["codebook_size"], []).append(run["figures"]["eval/psnr"])
+        seeded = sorted((k, values) for k, values in by_k.items() if len(values) > 1)
+        for (k, before), (more, after) in itertools.pairwise(seeded):
+            rises = "rises beyond" if min(after) > max(before) else "does not rise beyond"
+            sentences.append(f"PSNR of {method} {rises} the spread of the seeds from K = {k:,} to {more:,}.")
+    return " ".join(sentences)
 
 
 def rank_picture(study: str, runs: list[Run]) -> str:
