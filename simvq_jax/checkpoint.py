@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import shutil
 import sys
@@ -43,9 +44,8 @@ class Checkpointer:
         self._read_only, self._redraw = read_only, redraw
         self._folder = Path(run).absolute() / "checkpoints"
         self._set_aside = Path(run).absolute() / "damaged_checkpoints"
-        with _quiet_log():  # orbax warns that a reader does not write, and that a handler is replaced
-            handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_PART)
-            ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+        _keep_small_arrays_whole()
+        with _quiet_log() if read_only else contextlib.nullcontext():
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=None if read_only else keep, enable_async_checkpointing=not read_only, read_only=read_only
             )
@@ -176,9 +176,17 @@ def _first_line(error: Exception) -> str:
     return sentence if len(sentence) <= LONGEST_REASON else f"{sentence[:LONGEST_REASON]}..."
 
 
+@functools.cache
+def _keep_small_arrays_whole() -> None:
+    """Has orbax write them from one device; its handlers are those of the process."""
+    handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_PART)
+    with _quiet_log():
+        ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+
+
 @contextlib.contextmanager
 def _quiet_log():
-    """Keeps orbax from warning of what is on purpose."""
+    """Keeps orbax from warning of what is on purpose: that reading does not write, that a handler is replaced."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

@@ -67,21 +67,26 @@ class TokenSource:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What `extract_tokens` wrote of a folder. Raises FileNotFoundError where it is none of tokens, or not complete."""
-    if not is_tokens(folder):
+    manifest = _manifest(folder)
+    if manifest is None:
         raise FileNotFoundError(
             f"{folder / MANIFEST} does not exist, or is not of tokens: give a folder that extract_tokens has finished"
             " (the same command goes on)."
         )
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return manifest
 
 
 def is_tokens(folder: Path) -> bool:
     """Whether `extract_tokens` has finished this folder."""
+    return _manifest(folder) is not None
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("kind") == KIND
+        return None
+    return content if isinstance(content, dict) and content.get("kind") == KIND else None
 
 
 def write_shard(path: Path, records: Sequence[Record], summary: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from simvq_jax.mesh import make_mesh
-from simvq_jax.search import backends, blockwise, nearest, nearest_allowed_code, nearest_code, rerank
+from simvq_jax.search import blockwise, nearest, nearest_allowed_code, nearest_code, rerank
 from simvq_jax.search.blockwise import Sizes
 
 
@@ -269,71 +269,11 @@ def test_bfloat16_tokens_are_compared_in_float32():
     np.testing.assert_array_equal(indices, expected)
 
 
-def zeros(*shape, dtype=np.float32):
-    return np.zeros(shape, dtype)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ((zeros(4, 3), zeros(5, 2)), "z has last axis 3 but the codes have 2"),
-        ((zeros(), zeros(5, 2)), "z has last axis None but the codes have 2"),
-        ((zeros(4, 3), zeros(0, 3)), r"codebook has shape \(0, 3\)"),
-        ((zeros(4, 3), zeros(3)), r"codebook has shape \(3,\)"),
-        ((zeros(4, 3), zeros(5, 2), (zeros(3, 3), None)), r"must be \(basis_dim, d\) = \(2, 3\)"),
-        ((zeros(4, 3), zeros(5, 3), (zeros(3, 3), zeros(2))), r"b has shape \(2,\)"),
-        ((zeros(4, 3, dtype=np.float64), zeros(5, 3)), "z is float64 .* cast it to float32"),
-        ((zeros(4, 3), zeros(5, 3, dtype=np.int32)), "codebook is int32 .* cast it to float32"),
-        ((zeros(4, 3), zeros(5, 3), (zeros(3, 3, dtype=np.float64), None)), "W is float64"),
-        ((zeros(4, 3), zeros(5, 3), (None, zeros(3))), r"transform must be None or a pair \(W, b\)"),
-        ((zeros(4, 3), zeros(5, 3), ()), r"transform must be None or a pair \(W, b\)"),
-        (([[0.0, 0.0]], zeros(5, 2)), "z is a list but must be an array"),
-    ],
-)
-def test_input_that_does_not_fit(arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        nearest_code(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"backend": "cuda"}, "'cuda' but must be one of"),
-        ({"backend": "tpu"}, "'tpu' does not apply here .* pass backend='auto'"),
-        ({"backend": "hopper"}, "'hopper' does not apply here .* pass backend='auto'"),
-        ({"sizes": Sizes(8, 64, 8, 8)}, "sizes are for backend='blockwise'"),
-        ({"sizes": Sizes(8, 64, 0, 8), "backend": "blockwise"}, "group=0.* but all must be at least 1"),
-        ({"sizes": Sizes(8, 4, 8, 8), "backend": "blockwise"}, "and block at least group"),
-    ],
-)
-def test_options_that_do_not_apply(options, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        nearest_code(zeros(1, 2), zeros(1, 2), **options)
-
-
 def test_no_array_over_tokens_and_codes():
     n, k, d = 4096, 65_536, 128
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((n, d), (k, d), (d, d), (d,))]
     compiled = jax.jit(lambda z, c, w, b: nearest_code(z, c, (w, b))).lower(*shapes).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 140e6 < 4 * n * k
-
-
-def test_a_device_without_its_kernel_is_told_once(monkeypatch, caplog):
-    z, codebook, _ = random_problem(21, 4, 30, 8)
-    monkeypatch.setitem(backends.KERNEL_OF_PLATFORM, "cpu", "hopper")
-    backends.choose.cache_clear()
-    with caplog.at_level("WARNING", logger="simvq_jax"):
-        for k in (30, 20):
-            nearest_code(z, codebook[:k])
-    (record,) = caplog.records
-    assert "'blockwise' instead of 'hopper': it needs a Hopper GPU" in record.message
-    backends.choose.cache_clear()
-
-
-def test_no_tokens():
-    indices, sq_distance = nearest_code(zeros(0, 3), zeros(5, 3))
-    assert indices.shape == sq_distance.shape == (0,) and indices.dtype == jnp.int32
-    assert nearest_code(zeros(2, 0, 3), zeros(5, 3))[0].shape == (2, 0)
 
 
 def test_codes_that_are_not_finite_never_win(way):
