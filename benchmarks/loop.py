@@ -17,7 +17,7 @@ from simvq_jax import build, cli, train
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.drawing.curves import read_metrics
 from simvq_jax.inputs import build_train_batches
-from simvq_jax.mesh import make_mesh, place_batch
+from simvq_jax.mesh import jit_step, make_mesh, place_batch
 
 
 def bare_rate(config, state, step, batch, steps: int) -> float:
@@ -45,7 +45,7 @@ def main(config: str, rounds: int, steps: int) -> None:
         batches.close()
         for number in range(1, rounds + 1):
             state = train.train(settings, run, stop_at=2 * number * steps)
-            bare.append(bare_rate(settings, state, train.compile_step(step_fn, state, mesh), batch, steps))
+            bare.append(bare_rate(settings, state, jit_step(step_fn, state, mesh), batch, steps))
         # Of the two windows of a call, the first pays for compilation.
         rates = read_metrics(run).numbers["train/examples_per_second"]
         loop = [rate for at, rate in rates.items() if at % (2 * steps) == 0]

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import Contender
-from simvq_jax import build, train
+from simvq_jax import build
 from simvq_jax.losses.objectives import Objective
-from simvq_jax.mesh import place_batch, replicated
+from simvq_jax.mesh import jit_step, place_batch, replicated
 from simvq_jax.step import Networks, as_float
 
 
@@ -29,7 +29,7 @@ class OurStep:
         # The step takes over its state's memory, so the parts need a state of their own.
         self._state, self._start = new_state(key), new_state(key)
         step = build.build_train_step(config, self._networks, optimizers)
-        self._train_step = train.compile_step(step, self._state, mesh)
+        self._train_step = jit_step(step, self._state, mesh)
 
     def contenders(self) -> dict[str, Contender]:
         """By part: the whole step, and what can be run apart from it."""

@@ -22,6 +22,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.mesh.fsdp = 1
     config.mesh.codebook = 1
 
+    config.cluster = ml_collections.ConfigDict()  # of several processes; seconds
+    config.cluster.initialization_timeout = 120  # until all have come
+    config.cluster.heartbeat_timeout = 30  # from the death of one until the others end
+    config.cluster.shutdown_timeout = 30  # that an ending one waits for the others
+
     config.data = ml_collections.ConfigDict()
     config.data.source = "tfds:imagenet2012"  # photos | speech | speech:PATH | folder:PATH | tfds:NAME
     config.data.data_dir = ""  # of tfds; "" = its default

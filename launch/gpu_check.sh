@@ -7,12 +7,13 @@
 # Every part has a time limit and a log, and none waits for another to succeed. What a part had measured before its
 # limit stays: sizes that matter most come first. summary.json tells how the parts ended.
 #
-# PYTHON        interpreter to use; else that of launch/setup.sh, with CUDA where there is an NVIDIA GPU
+# PYTHON        interpreter to use; else that of launch/setup.sh, with what the accelerator needs
 # OFFICIAL      folder of a checkout of github.com/youngsheen/SimVQ, to measure it too
 # CHECK_ON_CPU  1: every part at a tiny size on the CPU, to test this script
 #
 # Exit status: 0, no part failed (one whose packages are not installed is left out, and named); 1, one did; 2, there is
 # no accelerator.
+# shellcheck disable=SC2054  # commas are within the flags' values
 set -euo pipefail
 trap 'exit 130' INT
 cd "$(dirname "${BASH_SOURCE[0]}")/.." && root="$PWD"
@@ -44,8 +45,8 @@ seconds_kernels=140 seconds_limits=60 seconds_search=80 seconds_lengths=60 secon
 seconds_training=55
 
 if [ -z "${PYTHON:-}" ]; then
-  # The libraries of CUDA are large: they are of use beside an NVIDIA GPU only.
-  source launch/setup.sh "$(command -v nvidia-smi > /dev/null && [ "${CHECK_ON_CPU:-}" != 1 ] && echo gpu || true)"
+  [ "${CHECK_ON_CPU:-}" != 1 ] || ACCELERATOR=none
+  source launch/setup.sh ""
 fi
 platform="$("$PYTHON" -c 'import jax; print(jax.default_backend())')" || {
   echo "error: $PYTHON cannot import jax or start its device (above): name another interpreter in PYTHON." >&2

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Makes .venv and installs the package into it; does nothing where that is done already.
 #
-#   source launch/setup.sh [extra]     extra: audio, dev, gpu, tpu, tf (see pyproject.toml)
+#   source launch/setup.sh EXTRAS     EXTRAS: "", or some of audio, dev, gcs, tf, ... (see pyproject.toml), with commas
 #
-# Sets PYTHON to the environment's interpreter. PYTHON_BASE chooses the Python to start from (3.11 or newer).
+# Sets PYTHON to the environment's interpreter. The extra for this machine's accelerator, gpu or tpu, is added.
+#
+# ACCELERATOR   gpu, tpu or none, instead of what the machine seems to have
+# PYTHON_BASE   the Python to start from, 3.11 or newer
 set -euo pipefail
 
 extra="${1:-}"
@@ -21,6 +24,19 @@ find_base() {
   echo "error: no Python of version 3.11 or newer is on the PATH: install one, or name it in PYTHON_BASE." >&2
   return 1
 }
+
+if [ -z "${ACCELERATOR:-}" ]; then
+  base="$(find_base)"
+  ACCELERATOR="$("$base" "$root/simvq_jax/accelerators.py")"
+fi
+case "$ACCELERATOR" in
+  '' | none) ;;
+  gpu | tpu) extra="${extra:+$extra,}$ACCELERATOR" ;;
+  *)
+    echo "error: ACCELERATOR is '$ACCELERATOR' but must be gpu, tpu or none." >&2
+    exit 2
+    ;;
+esac
 
 # What was installed, so that a second call knows at once that nothing is left to do.
 wanted="$(cat "$root/requirements.txt" "$root/pyproject.toml" | cksum) $root"

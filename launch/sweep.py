@@ -2,12 +2,14 @@
 
     python launch/sweep.py --config=configs/study/methods.py --workdir=runs/study/methods [--jobs=2] [--only=TEXT]
     python launch/sweep.py --config=configs/study/methods.py --workdir=runs/study/methods --commands
+    python launch/sweep.py --config=configs/study/methods.py --workdir=/shared --through="sbatch launch/slurm.sbatch"
 
 The experiment's file defines, beside `get_config`, `sweep(add)`, which calls `add(name, {"a.key": value, ...})` for
 each run; FILE.py:argument gives the argument to both. A run trains into WORKDIR/NAME, is evaluated there, and logs to
 NAME.log beside it. Finished runs are skipped and interrupted ones go on, so the same command again does what is left.
-With --commands nothing is started: each run that is left is a line for a cluster's scheduler. At the end
-WORKDIR/table.md has all that is finished.
+With --commands nothing is started: each run that is left is a line for a cluster's scheduler. With --through each is
+given to a launcher, which trains and evaluates it: "sbatch launch/slurm.sbatch", "bash launch/gke/submit.sh tpu",
+"bash launch/tpu_pod.sh run", "bash launch/local.sh 2". At the end WORKDIR/table.md has all that is finished.
 """
 
 import importlib.util
@@ -74,21 +76,25 @@ def is_finished(run: Run, argument: str, workdir: Path) -> bool:
 
 def stages(run: Run, argument: str, workdir: Path, python: str = sys.executable) -> list[list[str]]:
     """The commands of a run, in order."""
-    folder = workdir / run.name
-    changes = [f"--config.{key}={str(value).replace(' ', '')}" for key, value in run.changes.items()]
     return [
-        [python, "-m", "simvq_jax.train", f"--config={argument}", f"--workdir={folder}", *changes],
-        [python, "-m", "simvq_jax.evaluate", f"--run={folder}"],
+        [python, "-m", "simvq_jax.train", *training_flags(run, argument, workdir)],
+        [python, "-m", "simvq_jax.evaluate", f"--run={workdir / run.name}"],
     ]
 
 
-def perform(run: Run, argument: str, workdir: Path, say: Callable[[str], None]) -> bool:
-    """Runs the stages one after the other. -> whether all ended well."""
+def training_flags(run: Run, argument: str, workdir: Path) -> list[str]:
+    """What `simvq_jax.train`, and every launcher, takes."""
+    changes = [f"--config.{key}={str(value).replace(' ', '')}" for key, value in run.changes.items()]
+    return [f"--config={argument}", f"--workdir={workdir / run.name}", *changes]
+
+
+def perform(run: Run, commands: list[list[str]], workdir: Path, say: Callable[[str], None]) -> bool:
+    """Runs the commands one after the other. -> whether all ended well."""
     workdir.mkdir(parents=True, exist_ok=True)
     log = workdir / f"{run.name}.log"
     say(f"{run.name}: started, {log}")
     with log.open("a", encoding="utf-8") as output:
-        for command in stages(run, argument, workdir):
+        for command in commands:
             output.write(f"$ {shlex.join(command)}\n")
             output.flush()
             status = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
@@ -112,7 +118,7 @@ def write_table(names: list[str], workdir: Path) -> None:
         print(table)
 
 
-def main(config: str, workdir: str, jobs: int, only: str, commands: bool) -> None:
+def main(config: str, workdir: str, jobs: int, only: str, commands: bool, through: str) -> None:
     """Does what is left of a sweep; exit status 1 if a run failed."""
     if jobs < 1:
         raise ValueError(f"jobs is {jobs} but must be at least 1.")
@@ -127,24 +133,35 @@ def main(config: str, workdir: str, jobs: int, only: str, commands: bool) -> Non
             print(" && ".join(shlex.join(stage) for stage in stages(run, config, folder, python="python")))
         return
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them finished already", flush=True)
+
+    def start(run: Run) -> bool:
+        launched = [[*shlex.split(through), *training_flags(run, config, folder)]]
+        return perform(run, launched if through else stages(run, config, folder), folder, say)
+
     with ThreadPoolExecutor(jobs) as pool:
-        ended = list(pool.map(lambda run: perform(run, config, folder, lambda line: print(line, flush=True)), left))
+        ended = list(pool.map(start, left))
     failed = [run.name for run, well in zip(left, ended, strict=True) if not well]
-    write_table([run.name for run in runs if run.name not in failed], folder)
+    write_table([run.name for run in runs if is_finished(run, config, folder)], folder)
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)
         sys.exit(1)
 
 
+def say(line: str) -> None:
+    """Prints it at once."""
+    print(line, flush=True)
+
+
 if __name__ == "__main__":
     cli.run_main(
         main,
-        {"config": cli.REQUIRED, "workdir": cli.REQUIRED, "jobs": 1, "only": "", "commands": False},
+        {"config": cli.REQUIRED, "workdir": cli.REQUIRED, "jobs": 1, "only": "", "commands": False, "through": ""},
         {
             "config": "experiment with a function sweep(add), configs/study/NAME.py",
             "workdir": "folder of the runs' folders",
             "jobs": "runs at a time",
             "only": "take the run of this name, or else the runs whose names contain it",
             "commands": "print a line for each run that is left, and start none",
+            "through": "launcher that each run that is left is given to, instead of this machine",
         },
     )

@@ -4,7 +4,7 @@
 #   bash launch/test.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source launch/setup.sh dev
+ACCELERATOR=none source launch/setup.sh dev  # tests run on the CPU
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .

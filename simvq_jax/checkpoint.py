@@ -103,6 +103,8 @@ class Checkpointer:
                 self._put_aside(damaged)
                 return restored
             except Exception as error:  # whatever a damaged file makes the reader raise
+                if jax.process_count() > 1:
+                    raise self._unread_by_one(step, steps, error) from error
                 logging.error("Checkpoint %d is damaged (%s): using the one before.", step, _first_line(error))
                 damaged.append(step)
         if steps:
@@ -111,6 +113,17 @@ class Checkpointer:
                 " backup, or train into a new folder."
             )
         return None
+
+    def _unread_by_one(self, step: int, steps: list[int], error: Exception) -> CheckpointError:
+        """Of several processes the others may have read it, and wait: this one has to end, and they with it. What is
+        started again takes the checkpoint before."""
+        if self._read_only or step == steps[0]:
+            return CheckpointError(f"checkpoint {step} of {self._folder.parent} is damaged ({_first_line(error)}).")
+        self._put_aside([step])
+        return CheckpointError(
+            f"checkpoint {step} of {self._folder.parent} is damaged ({_first_line(error)}) and was moved to"
+            f" {self._set_aside}: start all processes again, to go on from the one before."
+        )
 
     def _restore_step(self, step: int, template: Restorable) -> Restorable:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, self._without_redrawn(template))
@@ -137,12 +150,10 @@ class Checkpointer:
         """Frees the steps' places for new saves, without losing what may still be read by hand."""
         if self._read_only or not steps:
             return
-        for step in steps if jax.process_index() == 0 else []:
-            self._set_aside.mkdir(exist_ok=True)
-            target = self._set_aside / str(step)
-            if target.exists():
-                shutil.rmtree(target)
-            shutil.move(str(self._folder / str(step)), str(target))
+        self._set_aside.mkdir(exist_ok=True)
+        for step in steps:
+            with contextlib.suppress(FileNotFoundError):  # another process has moved it
+                _move_to_free_name(self._folder / str(step), self._set_aside)
         self._manager.reload()
 
     def _check_space(self, state: TrainState) -> None:
@@ -167,6 +178,18 @@ class Checkpointer:
                 f" whole (newest: {max(self.steps(), default='none')}); free some space and start the same command"
                 " again."
             ) from error
+
+
+def _move_to_free_name(folder: Path, into: Path) -> None:
+    """Moves it under its own name, or with .1, .2, ... behind it where that is taken."""
+    for ending in ("", *(f".{i}" for i in range(1, 1000))):
+        try:
+            folder.rename(into / (folder.name + ending))
+            return
+        except FileNotFoundError:
+            raise
+        except OSError:  # taken
+            continue
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 REQUIRED = object()  # default of a flag that must be given
 INTERRUPTED = 130  # exit status after the keyboard's interrupt, as shells have it
+FAILED = 2  # exit status after a mistake
 DEFAULTS = "configs/common.py"
 MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # raised with a sentence meant for the user
 
@@ -83,8 +84,13 @@ def _chosen() -> Chosen:
 
 def fail(sentence: str) -> None:
     """Prints one line to standard error and exits with 2."""
-    print(f"error: {' '.join(sentence.split()).replace('?.', '?')}", file=sys.stderr)
-    sys.exit(2)
+    tell(sentence)
+    sys.exit(FAILED)
+
+
+def tell(sentence: str) -> None:
+    """Prints a mistake as one line to standard error."""
+    print(f"error: {' '.join(sentence.split()).replace('?.', '?')}", file=sys.stderr, flush=True)
 
 
 def flatten(config, prefix: str = "") -> dict:

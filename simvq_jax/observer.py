@@ -2,10 +2,12 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import jax
 
 from simvq_jax.build import of_sound, tokens_an_example
+from simvq_jax.cluster import is_first, total_over_processes
 from simvq_jax.drawing.pictures import picture_grid
 from simvq_jax.drawing.sounds import mel_picture
 from simvq_jax.evaluate import CONSTANT, Evaluation, evaluate, make_scorer
@@ -44,14 +46,14 @@ class Observer:
         self._window: list[dict] = []
         self._since, self._examples = 0.0, 0
 
-    def begin(self, state: TrainState, start: int, last: int) -> None:
-        """Announces the run; a new one is evaluated before its first step."""
-        self._progress = Progress(self._workdir.name, self._config.steps)
+    def begin(self, start: int, last: int) -> None:
+        """Announces the run."""
+        self._progress = Progress(self._workdir.name, self._config.steps, silent=not is_first())
         verb = f"resuming at step {start}" if start else "training"
         devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
+        if jax.process_count() > 1:
+            devices += f" of {jax.process_count()} processes"
         self._progress.note(f"{self._workdir}: {verb}, to step {last}, on {devices}")
-        if start == 0:
-            self.evaluation(state, 0)
         self._since, self._examples = time.monotonic(), 0
 
     def step(self, step: int, metrics) -> None:
@@ -73,7 +75,7 @@ class Observer:
         del means["train/skipped_in_a_row"]
         elapsed = time.monotonic() - self._since
         means["train/examples_per_second"] = self._examples / max(elapsed, 1e-9)
-        means["train/skipped_files"] = float(self._skipped.count)
+        means["train/skipped_files"] = float(total_over_processes(self._skipped.count))
         self._writer.write_scalars(step, means)
         for sentence in self._watch.look(step, means):
             self._progress.note(f"warning: {sentence}")
@@ -88,15 +90,18 @@ class Observer:
                 " lower the learning rates, set optimizer.clip_norm, or look for NaN in the data."
             )
 
-    def evaluation(self, state: TrainState, step: int) -> Evaluation:
-        """Evaluates the EMA weights; writes figures, W's spectrum and pictures."""
+    def evaluation(self, state: TrainState, step: int, before_batch: Callable[[], None]) -> Evaluation:
+        """Evaluates the EMA weights; writes figures, W's spectrum and pictures. before_batch: may raise to give up."""
         began = time.monotonic()
         variables = inference_variables(state)
-        result = evaluate(self._scorer, self._autoencoder, variables, self._eval_data, self._mesh)
+        result = evaluate(
+            self._scorer, self._autoencoder, variables, self._eval_data, self._mesh, before_batch=before_batch
+        )
         self._writer.write_scalars(step, {k: v for k, v in result.metrics.items() if k not in CONSTANT})
         if result.singular_values.size:
             self._writer.write_histograms(step, {"eval/transform_singular_values": result.singular_values})
         self._writer.write_images(step, {"eval/original_over_reconstruction": self._pairs(result)[..., :3]})
+        self._writer.flush()  # an evaluation is made once; of steps, a resume makes those after the checkpoint again
         self._since += time.monotonic() - began  # throughput is that of training alone
         return result
 
@@ -114,9 +119,7 @@ class Observer:
         if step < self._config.steps:
             self._progress.note(f"stopped at step {step}, checkpointed: the same command goes on from here")
         if self._skipped.count:
-            self._progress.note(
-                f"{self._skipped.count} unreadable file(s) were skipped: see {self._workdir / 'skipped_files.txt'}"
-            )
+            self._progress.note(f"{self._skipped.count} unreadable file(s) were skipped: see {self._skipped.path}")
 
 
 def _finite_mean(values: list[float]) -> float:

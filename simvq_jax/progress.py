@@ -1,5 +1,6 @@
 """Progress of a loop: a bar with the time left on a terminal, plain lines elsewhere."""
 
+import io
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,9 +15,10 @@ Item = TypeVar("Item")
 class Progress:
     """Prints `label step/total`, the rate, the time left and a few figures."""
 
-    def __init__(self, label: str, total: int, stream=sys.stderr):
-        self._label, self._total, self._stream = label, total, stream
-        self._bar = stream.isatty()
+    def __init__(self, label: str, total: int, stream=sys.stderr, silent: bool = False):
+        """silent: print nothing, for all but one of several processes."""
+        self._label, self._total, self._stream = label, total, io.StringIO() if silent else stream
+        self._bar = self._stream.isatty()
         self._began = self._last = time.monotonic()
         self._first: tuple[int, float] | None = None  # where the rate is measured from: compilation is over by then
 

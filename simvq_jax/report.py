@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from simvq_jax import build, cli
+from simvq_jax import build, cli, cluster
 from simvq_jax.drawing import charts, curves, page
 from simvq_jax.drawing.axes import number
 from simvq_jax.drawing.curves import SPECTRUM, Metrics, read_metrics
@@ -171,8 +171,8 @@ def _projection(evaluation: Evaluation) -> str:
 
 def _details(run: Path, config: dict[str, Any], evaluation: Evaluation) -> str:
     figures = [(name, number(value)) for name, value in sorted(evaluation.metrics.items())]
-    skipped = run / "skipped_files.txt"
-    lines = skipped.read_text(encoding="utf-8", errors="replace").splitlines() if skipped.exists() else []
+    lists = sorted(run.glob("skipped_files*.txt"))  # a process each
+    lines = [line for file in lists for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
     parts = [page.details("Every figure of the evaluation", page.table(figures))]
     if lines:
         rows = [tuple(line.partition("\t")[::2]) for line in lines[:SKIPPED_SHOWN]]
@@ -184,21 +184,25 @@ def _details(run: Path, config: dict[str, Any], evaluation: Evaluation) -> str:
     return "".join(parts)
 
 
-def main(run: str, data: str) -> None:
+def main(run: str, data: str, **place) -> None:
     """Evaluate the run folder `run`, on the source `data` if one is given, and write its report."""
     folder = Path(run)
     read_metrics(folder)  # a wrong folder fails here, in a moment, not after a long evaluation
-    evaluation = evaluate_run(folder, data or None)
-    save_figures(folder, data or build.read_config(folder).data.source, evaluation)
-    print(write_report(folder, evaluation))
+    config = build.read_config(folder)
+    with cluster.joined(build.build_timeouts(config), place):
+        evaluation = evaluate_run(folder, data or None)
+        save_figures(folder, data or config.data.source, evaluation)
+        if cluster.is_first():
+            print(write_report(folder, evaluation))
 
 
 if __name__ == "__main__":
     cli.run_main(
         main,
-        {"run": cli.REQUIRED, "data": ""},
+        {"run": cli.REQUIRED, "data": "", **cluster.FLAGS},
         help={
             "run": "folder of the training run",
             "data": "pictures or recordings to evaluate on; by default those of the run",
+            **cluster.HELP,
         },
     )

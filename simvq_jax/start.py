@@ -16,15 +16,7 @@ from simvq_jax.step import as_float
 def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh) -> TrainState:
     """The restored state, or a new one; made in place on its devices."""
 
-    def init(key, examples=None):
-        return build.build_state(config, networks, optimizers, key, examples)
-
-    key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(init, key)
-    shardings = state_sharding(shapes, mesh)
-    template = jax.tree.map(
-        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
-    )
+    template = state_template(config, networks, optimizers, mesh)
     restored = checkpoints.restore(template)
     if restored is not None:
         return restored
@@ -32,9 +24,24 @@ def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh)
     if isinstance(quantizer, SimVQ) and quantizer.basis_file is not None:
         check_features(quantizer.basis_file, quantizer.basis_shape)
     examples = _examples_for(config, quantizer.start_tokens)
+
+    def init(key, examples):
+        return build.build_state(config, networks, optimizers, key, examples)
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     # A program that runs once: optimising its many random draws would take ten times longer than it saves.
     quick = {"xla_backend_optimization_level": 0}
-    return jax.jit(init, out_shardings=shardings, compiler_options=quick)(key, examples)
+    return jax.jit(init, out_shardings=shardings, compiler_options=quick)(jax.random.key(config.seed), examples)
+
+
+def state_template(config, networks, optimizers, mesh) -> TrainState:
+    """The state's shapes with their shardings; nothing is computed."""
+    shapes = jax.eval_shape(lambda key: build.build_state(config, networks, optimizers, key), jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_sharding(shapes, mesh),
+    )
 
 
 def _examples_for(config, tokens: int):

@@ -4,51 +4,23 @@ The same command again resumes the run where its newest checkpoint stands; so do
 """
 
 import contextlib
-import json
-import signal
 import sys
 from pathlib import Path
 
 import jax
 import ml_collections
-from absl import logging
 
-from simvq_jax import build, cli
-from simvq_jax.api.packed import is_packed
+from simvq_jax import accelerators, build, cli, cluster
 from simvq_jax.checkpoint import Checkpointer
-from simvq_jax.data.sources import SkipLog
-from simvq_jax.files import replace_text
 from simvq_jax.health import rank_figures
-from simvq_jax.inputs import build_train_batches
-from simvq_jax.mesh import (
-    batch_sharding,
-    check_batch,
-    check_codebook,
-    make_mesh,
-    place_batch,
-    replicated,
-)
+from simvq_jax.inputs import build_train_batches, skip_log
+from simvq_jax.mesh import check_batch, check_codebook, jit_step, make_mesh, place_batch, place_whole
 from simvq_jax.observer import Observer
+from simvq_jax.run_folder import check_run, claim_run, sole_writer
 from simvq_jax.start import initial_state
 from simvq_jax.state import TrainState
-from simvq_jax.writers import open_writer
-
-# Keys that may differ from those a run was started with, each said when it does. Only `steps` changes what a step
-# computes, through a cosine schedule; it is allowed so that a run can be extended.
-MAY_CHANGE = (
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "steps",
-    "max_skipped_in_a_row",
-)
-MAY_CHANGE_UNDER = ("mesh.", "data.threads", "data.eval_", "data.data_dir", "metrics.")
-MAY_MOVE = (
-    "losses.lpips_vgg",
-    "losses.lpips_linear",
-    "quantizer.basis_file",
-)  # another path, but not given where it was not, nor dropped
+from simvq_jax.stopping import Stopped, StopRequest
+from simvq_jax.writers import has_evaluation, open_writer
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) -> TrainState:
@@ -60,10 +32,12 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
       3. it holds nothing: training starts from `config.seed`.
 
     stop_at: end after this step, checkpointed, as if interrupted; 0 = go on to `config.steps`.
+    Several processes train together, each with the same arguments, after `cluster.joined`.
     """
     build.check_ranges(config)
     if stop_at < 0:
         raise ValueError(f"stop_at is {stop_at} but must be 0, to go on to the end, or a step.")
+    cluster.check_alike("the config", f"{cli.flatten(config)} {stop_at}")
     mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.accumulate, mesh)
     check_batch(config.data.eval_batch_size, 1, mesh, key="data.eval_batch_size")
@@ -71,79 +45,34 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
     train_step, perceptual = build.build_train_step(config, networks, optimizers), build.build_perceptual(config)
     check_run(config, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     redraw = build.seeded_codebook(config)
-    with jax.set_mesh(mesh), Checkpointer(workdir, config.keep_checkpoints, redraw=redraw) as checkpoints:
+    with (
+        sole_writer(workdir),
+        jax.set_mesh(mesh),
+        Checkpointer(workdir, config.keep_checkpoints, redraw=redraw) as checkpoints,
+    ):
         state = initial_state(config, networks, optimizers, checkpoints, mesh)
         claim_run(config, workdir, int(state.step))
-        step_fn = compile_step(train_step, state, mesh)
-        perceptual = jax.device_put(perceptual, replicated(mesh))
+        step_fn = jit_step(train_step, state, mesh)
+        perceptual = place_whole(perceptual, mesh)
         return run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at)
-
-
-def check_run(config, workdir: Path) -> None:
-    """Checks that a run begun in the folder is of the same config. One without a checkpoint has nothing to lose."""
-    path = workdir / "config.json"
-    if is_packed(workdir):
-        raise ValueError(
-            f"{workdir} is a packed tokenizer, without what training goes on from: give another --workdir."
-        )
-    begun = (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir())
-    if begun and path.exists():
-        started, now = cli.flatten(build.read_config(workdir)), cli.flatten(config)
-        differing = [key for key in sorted({*started, *now}) if started.get(key) != now.get(key)]
-        blocking = [key for key in differing if not _may_change(key, started.get(key), now.get(key))]
-        if blocking:
-            changes = ", ".join(f"{key}: {started.get(key)!r} -> {now.get(key)!r}" for key in blocking)
-            raise ValueError(
-                f"{workdir} holds a run of another config ({changes}): give another --workdir, or the same values."
-            )
-        for key in differing:
-            logging.warning("%s: %s is now %r, was %r.", workdir, key, now.get(key), started.get(key))
-    elif begun:
-        raise ValueError(f"{workdir} holds checkpoints but no config.json: restore it, or give another --workdir.")
-
-
-def claim_run(config, workdir: Path, start: int) -> None:
-    """Writes config.json, once nothing speaks against going on from step `start`."""
-    if start > config.steps:
-        raise ValueError(
-            f"steps is {config.steps} but {workdir} is at step {start} already: give {start} or more, or another"
-            " --workdir."
-        )
-    if jax.process_index() == 0:
-        replace_text(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
-
-
-def _may_change(key: str, before, now) -> bool:
-    if key in MAY_MOVE:
-        return bool(before) == bool(now)
-    return key in MAY_CHANGE or key.startswith(MAY_CHANGE_UNDER)
-
-
-def compile_step(train_step, state: TrainState, mesh):
-    """The step as one jitted call that reuses the state's memory."""
-    shardings = jax.tree.map(lambda a: a.sharding, state)
-    return jax.jit(
-        train_step,
-        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
-    )
 
 
 def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at) -> TrainState:
     """The single train loop. Step n is dispatched before the figures of n - 1 are read, so the device never waits."""
     start, last = int(state.step), min(stop_at or config.steps, config.steps)
-    skipped = SkipLog(workdir / "skipped_files.txt")
+    skipped = skip_log(workdir)
+    owed = start == 0 or (_is_due(start, config.eval_every, config.steps) and not _evaluated(workdir, start))
     with (
         open_writer(workdir, start) as writer,
         contextlib.closing(build_train_batches(config, skipped, start)) as batches,
         StopRequest() as stop,
     ):
         observe = Observer(config, workdir, mesh, networks, perceptual, writer, skipped)
-        observe.begin(state, start, last)
+        observe.begin(start, last)
         step, pending = start, None
+        if owed and not evaluated_to_its_end(observe, state, step, stop):
+            last = step
         while step < last:
             (batch,) = place_batch(next(batches), mesh).values()
             state, metrics = step_fn(state, batch, perceptual)
@@ -153,18 +82,19 @@ def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkp
             if pending is not None:
                 observe.step(*pending)
             pending = (step, metrics)
-            if stop.requested:
+            if stop.asked():
                 last = step
-            due_checkpoint = step % config.checkpoint_every == 0 or step == last
-            due_evaluation = step % config.eval_every == 0 or step == config.steps
+            due_evaluation = _is_due(step, config.eval_every, config.steps)
+            due_checkpoint = _is_due(step, config.checkpoint_every, last)
             if due_evaluation or due_checkpoint:
                 observe.step(*pending)
                 pending = None
-            if due_evaluation:
-                observe.evaluation(state, step)
+            # Saved first: an evaluation that is interrupted is made up for by the resume.
             if due_checkpoint:
-                writer.flush()  # rows up to a checkpoint are never lost: a resume does not write them again
-                checkpoints.save(state, step)
+                save(checkpoints, writer, state, step)
+            if due_evaluation and not evaluated_to_its_end(observe, state, step, stop):
+                last = step
+                save(checkpoints, writer, state, step)
         checkpoints.wait()
         observe.end(step)
     if stop.interrupted:
@@ -172,32 +102,28 @@ def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkp
     return state
 
 
-class StopRequest:
-    """SIGTERM or SIGINT ask the loop to end after the step under way; a second one ends at once.
+def _is_due(step: int, every: int, last: int) -> bool:
+    return step % every == 0 or step == last
 
-    Both save. SIGTERM, a preemption, is a clean end; after SIGINT, the keyboard's, the process reports it, so that a
-    script does not go on to its next stage.
-    """
 
-    def __init__(self):
-        self.requested = False
-        self.interrupted = False  # by the keyboard: what started us must not go on as if we had finished
-        self._previous = {}
+def _evaluated(workdir: Path, step: int) -> bool:
+    """Whether the figures of an evaluation at this step are on the disk, by process 0's word."""
+    return cluster.agreed(cluster.is_first() and has_evaluation(workdir, step))
 
-    def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(ValueError):  # not the main thread: the caller handles signals
-                self._previous[number] = signal.signal(number, self._ask)
-        return self
 
-    def __exit__(self, *_):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+def evaluated_to_its_end(observe: Observer, state: TrainState, step: int, stop: StopRequest) -> bool:
+    """Evaluates; False if that was given up because the training is to stop."""
+    try:
+        observe.evaluation(state, step, stop.check)
+    except Stopped:
+        return False
+    return True
 
-    def _ask(self, number, _):
-        self.requested = True
-        self.interrupted = number == signal.SIGINT
-        signal.signal(number, signal.SIG_DFL)
+
+def save(checkpoints: Checkpointer, writer, state: TrainState, step: int) -> None:
+    """Starts saving, if it is not done. Rows up to a checkpoint are never lost: a resume does not write them again."""
+    writer.flush()
+    checkpoints.save(state, step)
 
 
 def config_of(chosen: cli.Chosen, workdir: Path) -> ml_collections.ConfigDict:
@@ -214,9 +140,15 @@ def config_of(chosen: cli.Chosen, workdir: Path) -> ml_collections.ConfigDict:
     return config
 
 
-def main(config: cli.Chosen, workdir: str, stop_at: int) -> None:
+def main(config: cli.Chosen, workdir: str, stop_at: int, stopped_status: int, allow_cpu: bool, **place) -> None:
     """Command line of `train`."""
-    train(config_of(config, Path(workdir)), Path(workdir), stop_at)
+    chosen = config_of(config, Path(workdir))
+    with cluster.joined(build.build_timeouts(chosen), place):
+        accelerators.check_used(allow_cpu)
+        state = train(chosen, Path(workdir), stop_at)
+        whole = int(state.step) == chosen.steps
+    if not whole:
+        sys.exit(stopped_status)
 
 
 if __name__ == "__main__":
@@ -224,10 +156,13 @@ if __name__ == "__main__":
     sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
     cli.run_main(
         main,
-        {"workdir": cli.REQUIRED, "stop_at": 0},
+        {"workdir": cli.REQUIRED, "stop_at": 0, "stopped_status": 0, "allow_cpu": False, **cluster.FLAGS},
         {
             "workdir": "run folder, as runs/quickstart",
             "stop_at": "end, checkpointed, after this step; 0 = run to steps",
+            "stopped_status": "exit status when SIGTERM or --stop_at ended the training before its last step",
+            "allow_cpu": "train on the CPU even beside an accelerator",
+            **cluster.HELP,
         },
         optional_config=True,
     )

@@ -26,6 +26,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
+from simvq_jax.cluster import is_first
 from simvq_jax.files import replace_text
 
 
@@ -139,11 +140,15 @@ class TensorBoard(_Writer):
 
 @contextlib.contextmanager
 def open_writer(run: Path, resumed_at: int) -> Iterator[interface.MetricWriter]:
-    """Writer of a run, which writes in the background and is closed on leaving.
+    """Writer of a run, which writes in the background and is closed on leaving; of other processes than the first one
+    that writes nothing.
 
     resumed_at: step of the restored checkpoint, 0 for a new run. Rows of later steps, which a killed run left
     behind, are dropped first: they will be written again. Raises WriteError where something cannot be written.
     """
+    if not is_first():
+        yield _Writer()
+        return
     path = run / "metrics.jsonl"
     _drop_rows_after(path, resumed_at)
     writer = metric_writers.AsyncMultiWriter(
@@ -176,6 +181,13 @@ def _drop_rows_after(path: Path, step: int) -> None:
     if step == 0:
         kept = []
     replace_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def has_evaluation(run: Path, step: int) -> bool:
+    """Whether the run's figures have those of an evaluation at this step."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return any(_step_of(line) == step and "eval/commitment" in json.loads(line) for line in lines)
 
 
 def _step_of(line: str) -> float:

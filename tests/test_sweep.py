@@ -64,7 +64,7 @@ def test_the_study_s_runs_build():
 def test_a_line_for_each_run_that_is_left(experiment, tmp_path, trained_run, capsys):
     file = experiment(*TWO_RUNS)
     finish(trained_run, tmp_path / "runs/small")
-    sweep.main(file, str(tmp_path / "runs"), 1, "", True)
+    sweep.main(file, str(tmp_path / "runs"), 1, "", True, "")
     (line,) = capsys.readouterr().out.splitlines()
     train, evaluate = line.split(" && ")
     folder = tmp_path / "runs/large"
@@ -87,7 +87,7 @@ def test_runs_are_done_and_failures_told(experiment, tmp_path, trained_run, monk
 
     monkeypatch.setattr(sweep, "stages", stages)
     with pytest.raises(SystemExit) as ended:
-        sweep.main(file, str(runs), 2, "", False)
+        sweep.main(file, str(runs), 2, "", False, "")
     told = capsys.readouterr()
     assert ended.value.code == 1 and "1 of 2 runs failed: large" in told.err
     assert "2 runs, 1 of them finished already" in told.out
@@ -100,14 +100,14 @@ def test_a_finished_sweep_starts_nothing(experiment, tmp_path, trained_run, monk
     file = experiment(*TWO_RUNS)
     finish(trained_run, tmp_path / "runs/small")
     monkeypatch.setattr(sweep, "perform", None)
-    sweep.main(file, str(tmp_path / "runs"), 1, "small", False)
+    sweep.main(file, str(tmp_path / "runs"), 1, "small", False, "")
     assert "50.0%" in capsys.readouterr().out
 
 
 def test_a_folder_with_a_run_of_another_config_is_no_finished_run(experiment, tmp_path, trained_run):
     finish(trained_run, tmp_path / "runs/small", **{"quantizer.beta": 0.5})
     with pytest.raises(ValueError, match=r"another config \(quantizer.beta: 0.5 -> 0.25\)"):
-        sweep.main(experiment(*TWO_RUNS), str(tmp_path / "runs"), 1, "", False)
+        sweep.main(experiment(*TWO_RUNS), str(tmp_path / "runs"), 1, "", False, "")
 
 
 @pytest.mark.parametrize(
@@ -127,4 +127,18 @@ def test_a_file_that_plans_no_sweep(experiment, body, sentence):
 @pytest.mark.parametrize(("jobs", "only", "sentence"), [(0, "", "jobs is 0"), (1, "huge", "no run's name contains")])
 def test_flags_that_do_not_fit(experiment, tmp_path, jobs, only, sentence):
     with pytest.raises(ValueError, match=sentence):
-        sweep.main(experiment(*TWO_RUNS), str(tmp_path / "runs"), jobs, only, False)
+        sweep.main(experiment(*TWO_RUNS), str(tmp_path / "runs"), jobs, only, False, "")
+
+
+def test_what_is_left_is_given_to_a_launcher(experiment, tmp_path, trained_run, capsys):
+    file, launcher = experiment(*TWO_RUNS), tmp_path / "launcher"
+    finish(trained_run, tmp_path / "runs/small")
+    launcher.write_text('for word in "$@"; do echo "$word"; done > "$(dirname "$0")/given"\n')
+    sweep.main(file, str(tmp_path / "runs"), 1, "", False, f"bash {launcher}")
+    assert (tmp_path / "given").read_text().splitlines() == [
+        f"--config={file}",
+        f"--workdir={tmp_path / 'runs/large'}",
+        "--config.quantizer.codebook_size=128",
+        "--config.data.crop_scale=(0.2,1.0)",
+    ]
+    assert "large" not in (tmp_path / "runs/table.md").read_text()  # it is not finished, only started

@@ -128,15 +128,15 @@ def test_impossible_values_get_one_sentence(tmp_path, overrides, sentence):
 
 def test_the_step_compiles_once(tmp_path, monkeypatch):
     compiled = []
-    original = train.compile_step
-    monkeypatch.setattr(train, "compile_step", lambda *a: compiled.append(original(*a)) or compiled[-1])
+    original = train.jit_step
+    monkeypatch.setattr(train, "jit_step", lambda *a: compiled.append(original(*a)) or compiled[-1])
     train.train(tiny_config(), tmp_path / "run")
     assert compiled[0]._cache_size() == 1
 
 
 def test_a_step_is_dispatched_before_the_figures_of_the_one_before_are_read(tmp_path, monkeypatch):
     events = []
-    original_compile, original_step = train.compile_step, train.Observer.step
+    original_compile, original_step = train.jit_step, train.Observer.step
 
     def recording_compile(*arguments):
         compiled = original_compile(*arguments)
@@ -146,7 +146,7 @@ def test_a_step_is_dispatched_before_the_figures_of_the_one_before_are_read(tmp_
         events.append(f"read {step}")
         original_step(self, step, metrics)
 
-    monkeypatch.setattr(train, "compile_step", recording_compile)
+    monkeypatch.setattr(train, "jit_step", recording_compile)
     monkeypatch.setattr(train.Observer, "step", recording_step)
     train.train(tiny_config(steps=4, eval_every=4, checkpoint_every=4), tmp_path / "run")
     assert [event.split()[0] for event in events] == ["dispatch", *["dispatch", "read"] * 3, "read"]
@@ -229,6 +229,7 @@ def test_every_key_is_read(tmp_path):
     read = set()
     simvq = tiny_config()
     train.train(Spy(simvq, read), tmp_path / "simvq")
+    build.build_timeouts(Spy(simvq, read))
     for kind in QUANTIZERS:
         other = tiny_config(quantizer__kind=kind, quantizer__levels=(4, 4), quantizer__codebook_size=16)
         build.build_quantizer(Spy(other, read), jnp.float32)

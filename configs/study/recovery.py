@@ -16,9 +16,8 @@ get_config = base.get_config
 
 def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
-    steps = base.get_config(size).steps // 2
-    small = {"quantizer.codebook_size": 1024, "steps": steps, "eval_every": steps, "checkpoint_every": steps}
-    methods = {"simvq": {}, "simvq_plain": base.changes(recipes.plain, size)}
+    recipes_by_name = {"simvq": {}, "simvq_plain": base.changes(recipes.plain, size)}
     for scale in SCALES:
-        for name, changes in methods.items():
-            add(f"{name}_{scale:g}", {**small, **changes, "quantizer.start_scale": scale})
+        for name, changes in recipes_by_name.items():
+            start = {"quantizer.codebook_size": 1024, "quantizer.start_scale": scale}
+            add(f"{name}_{scale:g}", {**changes, **start})

@@ -21,6 +21,7 @@ from simvq_jax.build.training import (
     build_schedules,
     build_scoring_nets,
     build_state,
+    build_timeouts,
     build_train_step,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "build_schedules",
     "build_scoring_nets",
     "build_state",
+    "build_timeouts",
     "build_train_step",
     "check_ranges",
     "compute_dtype",

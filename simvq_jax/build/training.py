@@ -7,6 +7,7 @@ from absl import logging
 
 from simvq_jax.build.choice import one_of
 from simvq_jax.build.networks import example_shape, of_sound
+from simvq_jax.cluster import Timeouts
 from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
 from simvq_jax.losses.objectives import ImageObjective, Objective, SoundObjective
 from simvq_jax.losses.perceptual import load_lpips
@@ -48,6 +49,12 @@ def build_optimizers(config) -> Optimizers:
         ),
         discriminator_optimizer(schedules["discriminator_learning_rate"], **shared),
     )
+
+
+def build_timeouts(config) -> Timeouts:
+    """How long processes wait for each other."""
+    seconds = config.cluster
+    return Timeouts(seconds.initialization_timeout, seconds.heartbeat_timeout, seconds.shutdown_timeout)
 
 
 def build_objective(config) -> Objective:

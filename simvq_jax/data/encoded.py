@@ -46,7 +46,7 @@ class SkipLog:
     """
 
     def __init__(self, path: Path | None):
-        self._path = path
+        self.path = path
         self._lock = threading.Lock()
         self.reasons: dict[str, str] = {}  # key -> why this process skipped it
         self._listed = _listed_keys(path)
@@ -64,8 +64,8 @@ class SkipLog:
                 return
             self.reasons[key] = " ".join(reason.split())
             logging.warning("Skipped %s: %s", key, reason)
-            if self._path is not None and key not in self._listed:
-                with self._path.open("a", encoding="utf-8", errors="surrogateescape") as file:
+            if self.path is not None and key not in self._listed:
+                with self.path.open("a", encoding="utf-8", errors="surrogateescape") as file:
                     file.write(f"{key}\t{self.reasons[key]}\n")
 
 

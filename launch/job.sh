@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# What every process of a job runs: it trains, or goes on with a training, and evaluates the run once it is whole. The
+# launchers beside this file start it, each in its way; how processes find each other is told in docs/CLUSTERS.md.
+#
+#   bash launch/job.sh --config=configs/NAME.py --workdir=RUN [flags of simvq_jax.train]
+#
+# PYTHON   interpreter to use; else that of launch/setup.sh
+#
+# Exit status: 0, trained to the end and evaluated; 75, stopped before that, by SIGTERM, and to be started again; else
+# that of the mistake.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+workdir=""
+for argument in "$@"; do
+  case "$argument" in --workdir=*) workdir="${argument#--workdir=}" ;; esac
+done
+if [ -z "$workdir" ]; then
+  echo "error: --workdir=RUN is missing: the job goes on in that folder." >&2
+  exit 2
+fi
+if [ -z "${PYTHON:-}" ]; then
+  source launch/setup.sh ""
+fi
+
+# A signal for the job is for the training: it saves, and ends with 75. bash handles it once that has ended.
+child=""
+trap '[ -n "$child" ] && kill -TERM "$child" 2> /dev/null' TERM
+run() {
+  "$PYTHON" "$@" &
+  child=$!
+  local status=0
+  wait "$child" || status=$?
+  while kill -0 "$child" 2> /dev/null; do  # the wait was interrupted, not the training
+    status=0
+    wait "$child" || status=$?
+  done
+  return "$status"
+}
+
+run -m simvq_jax.train --stopped_status=75 "$@"
+run -m simvq_jax.evaluate --run="$workdir"

@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# A training on all workers of a Cloud TPU, asked for as a queued resource and asked for again when it is preempted.
+#
+#   bash launch/tpu_pod.sh run --config=configs/NAME.py --workdir=gs://BUCKET/RUN [flags of simvq_jax.train]
+#       waits for the TPU, installs this commit on every worker, trains until the run is whole, gives the TPU back
+#   bash launch/tpu_pod.sh create | install | logs | stop | delete       the parts, one at a time
+#
+# NAME      of the TPU and its queued resource; simvq unless given
+# ZONE      as us-west4-a; must be given
+# TYPE      as v5litepod-256; must be given
+# RUNTIME   v2-alpha-tpuv5-lite unless given
+# SPOT      1: a TPU that can be preempted, at a lower price
+# TRIES     how often a TPU is asked for at most; 100 unless given
+# PROJECT   of Google Cloud; that of gcloud's own configuration unless given
+#
+# RUN must lie where all workers see it: in a bucket, or on a mounted file system. Exit status: 0, the run is whole.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+NAME="${NAME:-simvq}" RUNTIME="${RUNTIME:-v2-alpha-tpuv5-lite}" TRIES="${TRIES:-100}" POLL="${POLL:-30}"
+
+say() { printf '%s  %s\n' "$(date +%T)" "$1" >&2; }
+
+fail() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+tpus() { gcloud compute tpus "$@" --zone="$ZONE" ${PROJECT:+--project="$PROJECT"}; }
+
+on_all() { tpus tpu-vm ssh "$NAME" --worker=all --command="$1"; }
+
+state() { tpus queued-resources describe "$NAME" --format='value(state.state)' 2> /dev/null || true; }
+
+create() {
+  local found
+  found="$(state)"
+  case "$found" in
+    '') tpus queued-resources create "$NAME" --node-id="$NAME" --accelerator-type="$TYPE" \
+      --runtime-version="$RUNTIME" ${SPOT:+--spot} ;;
+    FAILED | SUSPENDED | SUSPENDING)
+      say "$NAME is $found: asked for anew"
+      delete
+      create
+      return
+      ;;
+  esac
+  until found="$(state)" && [ "$found" = ACTIVE ]; do
+    case "$found" in FAILED | SUSPENDED | SUSPENDING) return 1 ;; esac
+    say "$NAME is ${found:-not there yet}"
+    sleep "$POLL"
+  done
+  say "$NAME is there"
+}
+
+# The commit that is checked out here, and its dependencies. git leaves out what is not committed, and says so.
+install() {
+  if [ -n "$(git status --porcelain)" ]; then
+    say "changes that are not committed stay behind"
+  fi
+  local archive
+  archive="$(mktemp --suffix=.tar.gz)"
+  git archive --format=tar.gz --output="$archive" HEAD
+  tpus tpu-vm scp "$archive" "$NAME:/tmp/simvq_jax.tar.gz" --worker=all
+  rm -f "$archive"
+  on_all "mkdir -p ~/simvq_jax && tar -xzf /tmp/simvq_jax.tar.gz -C ~/simvq_jax && cd ~/simvq_jax && ACCELERATOR=tpu bash launch/setup.sh gcs"
+}
+
+# Training outlives the connection: it runs detached, and this waits for the status that it leaves behind.
+train() {
+  local job status
+  job="PYTHON=.venv/bin/python bash launch/job.sh $(printf '%q ' "$@"); echo \$? > job.status"
+  on_all "cd ~/simvq_jax && rm -f job.status && (setsid nohup bash -c $(printf '%q' "$job") >> job.log 2>&1 < /dev/null &)"
+  while true; do
+    [ "$(state)" = ACTIVE ] || return 75
+    status="$(tpus tpu-vm ssh "$NAME" --worker=0 --command='cat ~/simvq_jax/job.status 2> /dev/null || true' || true)"
+    [ -z "$status" ] || return "$status"
+    sleep "$POLL"
+  done
+}
+
+delete() { tpus queued-resources delete "$NAME" --force --quiet; }
+
+run() {
+  local status
+  for ((try = 1; try <= TRIES; try++)); do
+    create || continue
+    status=0
+    { install && train "$@"; } || status=$?
+    case "$status" in
+      0)
+        delete
+        say "trained and evaluated"
+        return
+        ;;
+      2)
+        tpus tpu-vm ssh "$NAME" --worker=0 --command='tail -n 5 ~/simvq_jax/job.log' || true
+        delete
+        fail "a mistake in the command or the data (above), which another start would not mend"
+        ;;
+    esac
+    say "ended with status $status before its end: goes on"
+  done
+  fail "not whole after $TRIES tries (TRIES): the same command goes on"
+}
+
+command="${1:-}"
+[ $# -eq 0 ] || shift
+case "$command" in
+  run | create | install | logs | stop | delete) ;;
+  *) fail "'$command' is no command: give run, create, install, logs, stop or delete." ;;
+esac
+[ -n "${ZONE:-}" ] || fail "ZONE is not set: name the zone of the TPU, as ZONE=us-west4-a."
+case "$command" in
+  run | create) [ -n "${TYPE:-}" ] || fail "TYPE is not set: name the accelerator's type, as TYPE=v5litepod-256." ;;
+esac
+case "$command" in
+  run) run "$@" ;;
+  create) create || fail "$NAME is $(state): ask again with the same command." ;;
+  install) install ;;
+  logs) tpus tpu-vm ssh "$NAME" --worker=0 --command='tail -n 100 -f ~/simvq_jax/job.log' ;;
+  stop) on_all 'pkill -TERM -f simvq_jax.train || true' ;;
+  delete) delete ;;
+esac

@@ -1,0 +1,207 @@
+"""Many processes as one job: how each finds the others, that all are of one mind, and that none waits for the dead.
+
+A process learns its place from flags, from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, from SLURM or
+Open MPI, or from a Cloud TPU; where none of them speaks of others it is alone.
+"""
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from simvq_jax import cli
+from simvq_jax.accelerators import tpu_is_present
+
+# Named as jax.distributed.initialize names them.
+FLAGS = {"coordinator_address": "", "num_processes": 0, "process_id": -1}
+HELP = {
+    "coordinator_address": "several processes: HOST:PORT of process 0, the same for all; else found (docs/CLUSTERS.md)",
+    "num_processes": "several processes: how many",
+    "process_id": "several processes: which of them this is, from 0",
+}
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+SCHEDULERS = {"slurm": "SLURM_NTASKS", "ompi": "OMPI_COMM_WORLD_SIZE"}  # jax's name -> where the number of tasks is
+LOSS = (
+    "another process of the job is gone ({}): see what it said, and start all of them again; training goes on from the"
+    " newest checkpoint."
+)
+TRY_AGAIN = 75  # exit status of a process that could not go on for want of another: EX_TEMPFAIL of sysexits.h
+MARGIN = 60  # seconds that jax waits beyond our limit: its own end is an abort with a stack trace
+
+
+class Place(NamedTuple):
+    """This process among all. coordinator: HOST:PORT of process 0."""
+
+    coordinator: str
+    processes: int
+    process: int
+
+
+class Timeouts(NamedTuple):
+    """Seconds. initialization: until all have come. heartbeat: from a process' death until the others end. shutdown:
+    that an ending process waits for the others."""
+
+    initialization: int
+    heartbeat: int
+    shutdown: int
+
+    def check(self) -> None:
+        """Raises ValueError on one below 1."""
+        for name, seconds in self._asdict().items():
+            if seconds < 1:
+                raise ValueError(f"cluster.{name}_timeout is {seconds} but must be at least 1 second.")
+
+
+@contextlib.contextmanager
+def joined(timeouts: Timeouts, flags: Mapping[str, Any]) -> Iterator[None]:
+    """Makes this process one of its job, if there is one, before anything asks for a device.
+
+    flags: the values of FLAGS. An error inside ends this process at once, and so, within `timeouts.heartbeat`, the
+    others: to leave in good order it would have to wait for them, and they wait for it.
+
+    Raises ValueError on a place that cannot be.
+    """
+    timeouts.check()
+    _join(timeouts, place_of(flags, os.environ))
+    if not is_first() and logging.get_verbosity() == logging.WARNING:
+        logging.set_verbosity(logging.ERROR)  # process 0 says it; what cannot be read is listed by each
+    try:
+        yield
+    except cli.MISTAKES as error:
+        if jax.process_count() == 1:
+            raise
+        lost = _is_loss(error)
+        cli.tell(f"process {jax.process_index()}: {LOSS.format(_first_line(error)) if lost else error}")
+        _exit_at_once(TRY_AGAIN if lost else cli.FAILED)
+
+
+def place_of(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Place | None:
+    """The place that flags or variables give; None where they are silent. Raises ValueError on half of one."""
+    coordinator, count, process = (environment.get(name, "") for name in VARIABLES)
+    coordinator = flags["coordinator_address"] or coordinator
+    count = str(flags["num_processes"] or count)
+    process = str(flags["process_id"]) if flags["process_id"] >= 0 else process
+    if not (coordinator or count or process):
+        return None
+    given = (
+        f"coordinator_address={coordinator or 'none'}, num_processes={count or 'none'}, process_id={process or 'none'}"
+    )
+    if not (coordinator and count.isdecimal() and process.isdecimal() and int(process) < int(count)):
+        raise ValueError(
+            f"the place among processes is {given} but needs all three, with 0 <= process_id < num_processes: give the"
+            f" flags, or {', '.join(VARIABLES)}."
+        )
+    if not coordinator.rpartition(":")[0] or not coordinator.rpartition(":")[2].isdecimal():
+        raise ValueError(f"coordinator_address is {coordinator!r} but must be HOST:PORT.")
+    return Place(coordinator, int(count), int(process))
+
+
+def _join(timeouts: Timeouts, place: Place | None) -> None:
+    scheduler = next((name for name, tasks in SCHEDULERS.items() if int(os.environ.get(tasks, "1")) > 1), None)
+    options: dict[str, Any] = {
+        "initialization_timeout": timeouts.initialization + MARGIN,
+        "heartbeat_timeout_seconds": timeouts.heartbeat,
+        "shutdown_timeout_seconds": timeouts.shutdown,
+    }
+    if place is not None:
+        options |= {"cluster_detection_method": "deactivate", **dict(zip(FLAGS, place, strict=True))}
+    elif scheduler is not None:
+        options["cluster_detection_method"] = scheduler
+    elif not tpu_is_present():
+        return
+    where = f"process {place.process} of {place.processes} at {place.coordinator}" if place else "the other processes"
+    with _limit(timeouts.initialization, where):
+        try:
+            jax.distributed.initialize(**options)
+        except ValueError:
+            if place is not None or scheduler is not None:
+                raise  # a TPU without others around it is no mistake
+
+
+@contextlib.contextmanager
+def _limit(seconds: int, where: str) -> Iterator[None]:
+    """Ends this process with a sentence if what is inside takes longer: it cannot be interrupted."""
+
+    def end():
+        cli.tell(
+            f"{where} did not find all others within {seconds} seconds (cluster.initialization_timeout): look whether"
+            " each was started, and reaches that address."
+        )
+        _exit_at_once(cli.FAILED)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def check_alike(what: str, text: str) -> None:
+    """Raises ValueError unless `text` is the same on every process, and the versions that compute with it."""
+    versions = {name: metadata.version(name) for name in ("simvq_jax", "jax", "jaxlib", "flax", "optax")}
+    digest = hashlib.sha256(f"{versions} {text}".encode()).digest()[:8]
+    own = np.frombuffer(digest, np.uint32)
+    everyones = np.reshape(multihost_utils.process_allgather(own), (-1, len(own)))
+    others = [process for process, other in enumerate(everyones) if (other != everyones[0]).any()]
+    if others:
+        raise ValueError(
+            f"{what} of process {', '.join(map(str, others))} differs from that of process 0: start all processes with"
+            " the same command, files and versions."
+        )
+
+
+def is_first() -> bool:
+    """Whether this is process 0, which alone writes what all share."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process is here. name: of this place in the program."""
+    multihost_utils.sync_global_devices(name)
+
+
+def agreed(value: bool) -> bool:
+    """Process 0's word, on every process."""
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def all_agree(value: bool) -> bool:
+    """Whether `value` is true on every process."""
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
+
+
+def total_over_processes(count: int) -> int:
+    """Sum of each process's count."""
+    return int(np.sum(multihost_utils.process_allgather(np.asarray(count))))
+
+
+def whole(tree):
+    """A tree of arrays as numpy: global ones whole, and of those that each process has for itself all rows."""
+    return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether it comes of the end of another process."""
+    lost = ("Gloo", "NCCL", "Connection closed by peer", "Connection reset", "heartbeat", "UNAVAILABLE")
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in lost)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def _exit_at_once(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,112 @@
+"""Whose a run folder is: of which config, and of which training that is running now."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import logging
+
+from simvq_jax import build, cli
+from simvq_jax.api.packed import is_packed
+from simvq_jax.cluster import all_agree, check_alike, is_first
+from simvq_jax.files import replace_text
+
+LOCK = ".writer"  # held locked while a training writes to the folder; says who that is
+
+# Keys that may differ from those a run was started with, each said when it does. Only `steps` changes what a step
+# computes, through a cosine schedule; it is allowed so that a run can be extended.
+MAY_CHANGE = (
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "steps",
+    "max_skipped_in_a_row",
+)
+MAY_CHANGE_UNDER = ("mesh.", "cluster.", "data.threads", "data.eval_", "data.data_dir", "metrics.")
+MAY_MOVE = (
+    "losses.lpips_vgg",
+    "losses.lpips_linear",
+    "quantizer.basis_file",
+)  # another path, but not given where it was not, nor dropped
+
+
+def check_run(config, workdir: Path) -> None:
+    """Checks that a run begun in the folder is of the same config. One without a checkpoint has nothing to lose."""
+    path = workdir / "config.json"
+    if is_packed(workdir):
+        raise ValueError(
+            f"{workdir} is a packed tokenizer, without what training goes on from: give another --workdir."
+        )
+    begun = (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir())
+    if begun and path.exists():
+        started, now = cli.flatten(build.read_config(workdir)), cli.flatten(config)
+        differing = [key for key in sorted({*started, *now}) if started.get(key) != now.get(key)]
+        blocking = [key for key in differing if not _may_change(key, started.get(key), now.get(key))]
+        if blocking:
+            changes = ", ".join(f"{key}: {started.get(key)!r} -> {now.get(key)!r}" for key in blocking)
+            raise ValueError(
+                f"{workdir} holds a run of another config ({changes}): give another --workdir, or the same values."
+            )
+        for key in differing:
+            logging.warning("%s: %s is now %r, was %r.", workdir, key, now.get(key), started.get(key))
+    elif begun:
+        raise ValueError(f"{workdir} holds checkpoints but no config.json: restore it, or give another --workdir.")
+
+
+def _may_change(key: str, before, now) -> bool:
+    if key in MAY_MOVE:
+        return bool(before) == bool(now)
+    return key in MAY_CHANGE or key.startswith(MAY_CHANGE_UNDER)
+
+
+def claim_run(config, workdir: Path, start: int) -> None:
+    """Writes config.json, once nothing speaks against going on from step `start`."""
+    if start > config.steps:
+        raise ValueError(
+            f"steps is {config.steps} but {workdir} is at step {start} already: give {start} or more, or another"
+            " --workdir."
+        )
+    if is_first():
+        replace_text(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def sole_writer(workdir: Path) -> Iterator[None]:
+    """Holds the folder, made if it is not there, for this training alone.
+
+    The lock ends with the process, however that ends. Raises ValueError where another training holds it, or where the
+    processes of this one do not see the same folder.
+    """
+    with contextlib.ExitStack() as held:
+        other = _lock(workdir, held) if is_first() else ""
+        if not all_agree(not other):
+            raise ValueError(
+                f"{workdir} is being written by {other or 'another training'}: wait for its end, or give another"
+                " --workdir."
+            )
+        seen = (workdir / LOCK).read_text(encoding="utf-8") if (workdir / LOCK).is_file() else "nothing"
+        check_alike(f"the run folder {workdir.absolute()}, which all must share, as seen", seen)
+        yield
+
+
+def _lock(workdir: Path, held: contextlib.ExitStack) -> str:
+    """Takes the lock, until `held` is closed, and signs it; or who has it."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = held.enter_context((workdir / LOCK).open("a+", encoding="utf-8"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        return file.read().partition(",")[0]
+    except OSError:
+        logging.warning("%s cannot be locked: let no second training write to it.", workdir)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}\n")
+    file.flush()
+    return ""
