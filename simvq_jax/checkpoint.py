@@ -98,7 +98,7 @@ class Checkpointer:
         for step in reversed(steps):
             try:
                 with _quiet_threads():
-                    restored = self._restore_step(step, template)
+                    restored = self.restore_step(step, template)
                 # Only now: where none is sound, everything stays in place for a repair.
                 self._put_aside(damaged)
                 return restored
@@ -125,7 +125,8 @@ class Checkpointer:
             f" {self._set_aside}: start all processes again, to go on from the one before."
         )
 
-    def _restore_step(self, step: int, template: Restorable) -> Restorable:
+    def restore_step(self, step: int, template: Restorable) -> Restorable:
+        """The checkpoint of one step. Raises CheckpointError on a wrong checksum, and what orbax raises."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, self._without_redrawn(template))
         if isinstance(template, TrainState):
             wanted: Any = ocp.args.StandardRestore(abstract)

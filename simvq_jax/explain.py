@@ -6,7 +6,9 @@ nothing overlaps.
 """
 
 import collections
+import json
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from simvq_jax import build, cli
+from simvq_jax.files import replace_text
 from simvq_jax.hlo import Collective, Program
 from simvq_jax.mesh import batch_sharding, check_batch, check_codebook, jit_step, make_mesh
 from simvq_jax.start import state_template
@@ -234,26 +237,33 @@ def simulate_devices(count: int) -> None:
     jax.config.update("jax_num_cpu_devices", count)
 
 
-def main(config: Any, devices: int, chip: str, teraflops: float, link_gb_s: float, utilization: float) -> None:
+def main(
+    config: Any, devices: int, chip: str, teraflops: float, link_gb_s: float, utilization: float, out: str
+) -> None:
     """Command line of `explain`."""
     speeds = chip_of(chip, teraflops, link_gb_s)
     if not 0 < utilization <= 1:
         raise ValueError(f"--utilization is {utilization} but must lie in (0, 1].")
     simulate_devices(devices)
     build.check_ranges(config)
-    print(text(explain(config), config, speeds, utilization))
+    explanation = explain(config)
+    print(text(explanation, config, speeds, utilization))
+    if out:
+        rows = [row._asdict() for row in explanation.collectives]
+        replace_text(Path(out), json.dumps(explanation._asdict() | {"collectives": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
     cli.run_main(
         main,
-        {"devices": 8, "chip": "h100", "teraflops": 0.0, "link_gb_s": 0.0, "utilization": 0.4},
+        {"devices": 8, "chip": "h100", "teraflops": 0.0, "link_gb_s": 0.0, "utilization": 0.4, "out": ""},
         {
             "devices": "how many to simulate; --config.mesh.fsdp=4 and the like lay them out",
             "chip": f"whose speeds to reckon with: {', '.join(CHIPS)}",
             "teraflops": "a second of a chip, instead of its own",
             "link_gb_s": "gigabytes a second that a chip sends, instead of its own",
             "utilization": "share of the peak that is reached",
+            "out": "JSON file for the same",
         },
         config=True,
     )

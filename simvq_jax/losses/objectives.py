@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from simvq_jax.losses import sound
 from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
+from simvq_jax.losses.means import mean_by_rows
 from simvq_jax.losses.perceptual import lpips
 
 
@@ -32,7 +33,7 @@ class ImageObjective:
 
     def reconstruction(self, reconstruction, target, perceptual):
         difference = reconstruction - target
-        terms = {"l1": jnp.mean(jnp.abs(difference)), "l2": jnp.mean(difference**2)}
+        terms = {"l1": mean_by_rows(jnp.abs(difference)), "l2": mean_by_rows(difference**2)}
         loss = self.l1 * terms["l1"] + self.l2 * terms["l2"]
         if self.lpips > 0 and perceptual:
             terms["lpips"] = jnp.mean(lpips(perceptual, target, reconstruction))
@@ -69,7 +70,7 @@ class SoundObjective:
         del perceptual
         terms = {
             "mel": sound.mel_loss(reconstruction, target, self.sample_rate),
-            "l1": jnp.mean(jnp.abs(reconstruction - target)),
+            "l1": mean_by_rows(jnp.abs(reconstruction - target)),
         }
         loss = self.mel * terms["mel"] + self.l1 * terms["l1"]
         if self.multiscale_mel > 0:

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from simvq_jax import dsp
+from simvq_jax.losses.means import mean_by_rows
 
 MEL_SIZES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))  # n_fft, mels, as in DAC
 
 
 def mel_loss(sound, target, sample_rate: int):
     """Mean absolute difference of log-mel magnitudes (Vocos, 2306.00814). (b, samples) both."""
-    return jnp.mean(jnp.abs(dsp.log_mel(sound, sample_rate) - dsp.log_mel(target, sample_rate)))
+    return mean_by_rows(jnp.abs(dsp.log_mel(sound, sample_rate) - dsp.log_mel(target, sample_rate)))
 
 
 def multiscale_mel_loss(sound, target, sample_rate: int):
