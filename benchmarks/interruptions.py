@@ -1,4 +1,4 @@
-"""Whether a training survives what happens to trainings: it is interrupted at random, and must end as if it had not been.
+"""Whether a training survives what happens to trainings: interrupted at random, it must end as if it had not been.
 
     python -m benchmarks.interruptions [--interruptions=30] [--processes=1] [--seed=0]
         [--out=benchmarks/results/interruptions_cpu.json]
@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ SMALL = [
 
 
 class Interruption(NamedTuple):
-    """kind: of KINDS. number: of the signal. newest: whole checkpoint afterwards, 0 = none. seconds: until all ended."""
+    """kind: of KINDS. number: the signal. newest: whole checkpoint afterwards, 0 = none. seconds: until all ended."""
 
     kind: str
     number: str
@@ -92,10 +92,10 @@ class Job:
                 raise RuntimeError(f"it hung for {PATIENCE:g} seconds, and had said: {self.said()[-2000:]}") from error
         return time.monotonic() - began
 
-
     def finish(self) -> None:
         """Waits for the end, however long that takes. Raises RuntimeError if it was no good one."""
-        if any([process.wait() for process in self.processes]):
+        statuses = [process.wait() for process in self.processes]
+        if any(statuses):
             raise RuntimeError(f"it ended by itself: {self.said()[-2000:]}")
 
 

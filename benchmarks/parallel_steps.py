@@ -82,9 +82,12 @@ def free_port() -> int:
 
 def compare(found, expected, steps: list[int]) -> dict[str, Any]:
     """The largest differences over all states."""
-    losses, gradients, arrays, flipped, beyond, tokens = [], [], [], 0, 0, 0
+    losses: list[float] = []
+    gradients: list[float] = []
+    arrays: list[float] = []
+    flipped = beyond = tokens = 0
     for step in steps:
-        losses.append(abs(found[f"{step}/loss"] / expected[f"{step}/loss"] - 1))
+        losses.append(abs(float(found[f"{step}/loss"] / expected[f"{step}/loss"]) - 1))
         names = [name for name in expected if name.startswith(f"{step}/gradients/")]
         pairs = [(found[name].ravel(), expected[name].ravel()) for name in names]
         gradients.append(_relative(*(np.concatenate(side) for side in zip(*pairs, strict=True))))
@@ -93,7 +96,7 @@ def compare(found, expected, steps: list[int]) -> dict[str, Any]:
         tokens += len(indices[0])
         flipped += int(np.sum(indices[0] != indices[1]))
         beyond += _beyond_rounding(found, expected, step)
-    free = np.max(np.abs(found["free_losses"] / expected["free_losses"] - 1))
+    free = float(np.max(np.abs(found["free_losses"] / expected["free_losses"] - 1)))
     return {
         "loss": float(f"{max(losses):.2g}"),
         "gradients": float(f"{max(gradients):.2g}"),
@@ -107,7 +110,7 @@ def compare(found, expected, steps: list[int]) -> dict[str, Any]:
 
 def _relative(a, b) -> float:
     """Norm of the difference over the norm."""
-    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-12))
+    return float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-12)
 
 
 def _beyond_rounding(found, expected, step: int) -> int:

@@ -103,7 +103,7 @@ def _without_moments(state: TrainState) -> TrainState:
 
 def flat(results: dict[int, dict[str, Any]]) -> dict[str, np.ndarray]:
     """Of all steps in one mapping: "5/loss", "5/gradients/0", ..."""
-    out = {}
+    out: dict[str, np.ndarray] = {}
     for step, found in results.items():
         for name, value in found.items():
             parts = {f"/{i}": leaf for i, leaf in enumerate(value)} if isinstance(value, list) else {"": value}

@@ -48,7 +48,15 @@ def sent(case: Case) -> float:
 
 def counted(cases: list[Case]) -> str:
     """A row for each case."""
-    header = ["devices", "mesh", "pictures a device", "GFLOP a device", "sent, MB", "state, MB a device", "temporaries, GB"]
+    header = [
+        "devices",
+        "mesh",
+        "pictures a device",
+        "GFLOP a device",
+        "sent, MB",
+        "state, MB a device",
+        "temporaries, GB",
+    ]
     rows = []
     for case in cases:
         mesh = ", ".join(f"{axis}={size}" for axis, size in case["mesh"].items() if size > 1) or "-"
@@ -122,14 +130,14 @@ def page(result: dict[str, Any]) -> str:
     parts = [
         "# From one device to a pod\n",
         f"Written by `python -m benchmarks.scaling` ({result['date']}, jax {result['versions']['jax']}) for"
-        f" `{result['config']}`: 128 x 128 pictures, discriminator, bfloat16, without LPIPS. **Nothing here was timed.**"
+        f" `{result['config']}`: 128 x 128 pictures, discriminator, bfloat16, no LPIPS. **Nothing here was timed.**"
         " The step was compiled for 1 to 8 simulated devices, and the program read: arithmetic of products and"
         " convolutions, bytes that devices exchange, bytes of state. `python -m simvq_jax.explain` does the same for"
         " any config and mesh.\n",
-        "What the counts do not know: a CPU sends bfloat16 as float32, so what FSDP gathers is twice what an accelerator"
-        " would send; it adds the discriminator's gradients of pictures and of reconstructions after the exchange, where"
-        " compilers for accelerators can add them before; and it sums whole gradients where those scatter them."
-        " Temporaries are as laid out for a CPU, without rematerialisation.\n",
+        "What the counts do not know: a CPU sends bfloat16 as float32, so what FSDP gathers is twice what an"
+        " accelerator would send; it adds the discriminator's gradients of pictures and of reconstructions after the"
+        " exchange, where compilers for accelerators can add them before; and it sums whole gradients where those"
+        " scatter them. Temporaries are as laid out for a CPU, without rematerialisation.\n",
         "## Weak scaling: as many pictures a device\n",
         counted(weak),
         "\n## Strong scaling: the same batch\n",
@@ -148,9 +156,9 @@ def page(result: dict[str, Any]) -> str:
         " A codebook axis repeats the networks' work on each of its devices.\n",
         million(by_study(result, "million")),
         "\n## Reckoned on\n",
-        f"Data parallel, from the counts above, at {UTILIZATION:.0%} of the chip's peak (supposed) and the links of its data"
-        " sheet, if nothing overlaps: compilers for accelerators do overlap, so this is a floor. Sums between nodes are of"
-        " parts that were summed within them.\n",
+        f"Data parallel, from the counts above, at {UTILIZATION:.0%} of the chip's peak (supposed) and the links of its"
+        " data sheet, if nothing overlaps: compilers for accelerators do overlap, so this is a floor. Sums between"
+        " nodes are of parts that were summed within them.\n",
     ]
     for pod in PODS:
         sheet = f"{pod.chip.teraflops:g} TFLOP/s, {pod.chip.link:g} GB/s"

@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from simvq_jax.state import Inference, TrainState
+from simvq_jax.store import is_remote
 
 LONGEST_REASON = 200  # characters of another library's message that ours repeats
 SPACE_MARGIN = 1.2  # free space asked for, over the bytes of the arrays
@@ -36,14 +37,22 @@ class CheckpointError(RuntimeError):
 class Checkpointer:
     """Checkpoints of one run, `RUN/checkpoints/STEP`."""
 
-    def __init__(self, run: Path, keep: int = 3, read_only: bool = False, redraw: Callable[[], Any] | None = None):
+    def __init__(
+        self,
+        run: Path,
+        keep: int = 3,
+        read_only: bool = False,
+        redraw: Callable[[], Any] | None = None,
+        before_save: Callable[[], None] = lambda: None,
+    ):
         """run: the run folder. keep: how many of the newest checkpoints stay. read_only: change nothing on disk.
 
-        redraw: makes `TrainState.codebook` anew from a seed; checkpoints then hold its checksum only.
+        redraw: makes `TrainState.codebook` anew from a seed; checkpoints then hold its checksum only. before_save: may
+        raise to forbid it.
         """
-        self._read_only, self._redraw = read_only, redraw
-        self._folder = Path(run).absolute() / "checkpoints"
-        self._set_aside = Path(run).absolute() / "damaged_checkpoints"
+        self._read_only, self._redraw, self._before_save = read_only, redraw, before_save
+        run = run if is_remote(run) else Path(run).absolute()
+        self._folder, self._set_aside = run / "checkpoints", run / "damaged_checkpoints"
         _keep_small_arrays_whole()
         with _quiet_log() if read_only else contextlib.nullcontext():
             options = ocp.CheckpointManagerOptions(
@@ -63,6 +72,7 @@ class Checkpointer:
         """Starts saving; returns once the arrays are copied. A failure of the save before is raised here."""
         if step in self._manager.all_steps():
             return
+        self._before_save()
         sums = {path: int(value) for path, value in checksums(state).items()}
         stored = self._without_redrawn(state)
         self._check_space(stored)
@@ -159,6 +169,8 @@ class Checkpointer:
 
     def _check_space(self, state: TrainState) -> None:
         """Fails before orbax would: its threads fill the screen with tracebacks when the disk is full."""
+        if is_remote(self._folder):
+            return
         needed = SPACE_MARGIN * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self._folder).free
         if needed > free:

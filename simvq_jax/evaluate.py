@@ -18,8 +18,9 @@ from simvq_jax.api import load
 from simvq_jax.api.hub import folder_of
 from simvq_jax.build import build_perceptual, build_scoring_nets, build_timeouts, of_sound, read_config, samples_a_token
 from simvq_jax.cluster import is_first, whole
+from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
-from simvq_jax.inputs import EvalData, skip_log
+from simvq_jax.inputs import EvalData, skip_list
 from simvq_jax.mesh import make_mesh, place_batch, place_whole
 from simvq_jax.metrics.codebook import effective_rank, perplexity, scale, utilization
 from simvq_jax.metrics.sound import bits_per_second
@@ -28,6 +29,7 @@ from simvq_jax.progress import Progress
 from simvq_jax.provenance import provenance
 from simvq_jax.scoring import PictureScorer, Scored, SoundScorer
 from simvq_jax.scoring.distances import FrechetDistances
+from simvq_jax.store import place, staged
 
 FILES = ("lpips_vgg", "lpips_linear", *common.get_config().metrics)  # keys of config.losses and config.metrics
 OF_SOUND = ("crepe", "utmos")  # of these; the others are of pictures
@@ -196,12 +198,12 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0, **files: st
     mesh = make_mesh()
     # A run is evaluated on whatever devices there are.
     config.data.eval_batch_size += -config.data.eval_batch_size % mesh.size
-    eval_data = EvalData(config, skip_log(Path(run)), source=data or "", limit=limit)
-    with jax.set_mesh(mesh):
+    with staged(place(run), skip_list()) as stage, jax.set_mesh(mesh):
+        eval_data = EvalData(config, SkipLog(stage.folder / skip_list()), source=data or "", limit=limit)
         variables = place_whole(tokenizer.variables, mesh)
         perceptual = place_whole(build_perceptual(config), mesh)
         scorer = make_scorer(config, tokenizer.autoencoder, perceptual, mesh)
-        progress = Progress(f"evaluate {Path(run).name}", len(eval_data), silent=not is_first())
+        progress = Progress(f"evaluate {place(run).name}", len(eval_data), silent=not is_first())
         result = evaluate(scorer, tokenizer.autoencoder, variables, eval_data, mesh, progress)
     if of_sound(config):
         rate = config.data.sample_rate / samples_a_token(config)
@@ -230,9 +232,9 @@ def save_figures(run: Path, data: str, result: Evaluation) -> None:
         return
     figures = {name: float(f"{value:.9g}") for name, value in sorted(result.metrics.items())}
     record = {"data": data, **figures, "provenance": result.provenance}
-    replace_text(Path(run) / "evaluation.json", json.dumps(record, indent=2) + "\n")
+    replace_text(place(run) / "evaluation.json", json.dumps(record, indent=2) + "\n")
     if result.rows:
-        replace_text(Path(run) / "evaluation_files.csv", _table(result.rows))
+        replace_text(place(run) / "evaluation_files.csv", _table(result.rows))
 
 
 def _table(rows: dict[str, dict[str, float]]) -> str:

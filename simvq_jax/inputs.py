@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,10 +16,10 @@ from simvq_jax.data.pipeline import eval_batches, eval_crops, train_batches
 from simvq_jax.data.sources import SkipLog, open_source
 
 
-def skip_log(run: Path) -> SkipLog:
-    """The list of what cannot be read, in the run folder; each process has its own."""
+def skip_list() -> str:
+    """Name of this process's list of what cannot be read, in the run folder."""
     process = jax.process_index()
-    return SkipLog(run / (f"skipped_files.process{process}.txt" if process else "skipped_files.txt"))
+    return f"skipped_files.process{process}.txt" if process else "skipped_files.txt"
 
 
 def build_train_batches(config, skipped: SkipLog, start_step: int) -> Generator[Batch]:

@@ -19,6 +19,7 @@ from simvq_jax.drawing.pictures import DEAD, TOKEN, USED, picture_grid, png_data
 from simvq_jax.drawing.sounds import mel_picture, player, waveform
 from simvq_jax.evaluate import Evaluation, evaluate_run, save_figures
 from simvq_jax.files import replace_text
+from simvq_jax.store import place
 
 SKIPPED_SHOWN = 50
 SOUNDS_SHOWN = 8
@@ -184,12 +185,12 @@ def _details(run: Path, config: dict[str, Any], evaluation: Evaluation) -> str:
     return "".join(parts)
 
 
-def main(run: str, data: str, **place) -> None:
+def main(run: str, data: str, **job) -> None:
     """Evaluate the run folder `run`, on the source `data` if one is given, and write its report."""
-    folder = Path(run)
+    folder = place(run)
     read_metrics(folder)  # a wrong folder fails here, in a moment, not after a long evaluation
     config = build.read_config(folder)
-    with cluster.joined(build.build_timeouts(config), place):
+    with cluster.joined(build.build_timeouts(config), job):
         evaluation = evaluate_run(folder, data or None)
         save_figures(folder, data or config.data.source, evaluation)
         if cluster.is_first():

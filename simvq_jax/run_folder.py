@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import logging
@@ -15,6 +15,7 @@ from simvq_jax import build, cli
 from simvq_jax.api.packed import is_packed
 from simvq_jax.cluster import all_agree, check_alike, is_first
 from simvq_jax.files import replace_text
+from simvq_jax.store import is_remote
 
 LOCK = ".writer"  # held locked while a training writes to the folder; says who that is
 
@@ -77,11 +78,12 @@ def claim_run(config, workdir: Path, start: int) -> None:
 
 
 @contextlib.contextmanager
-def sole_writer(workdir: Path) -> Iterator[None]:
+def sole_writer(workdir: Path) -> Iterator[Callable[[], None]]:
     """Holds the folder, made if it is not there, for this training alone.
 
-    The lock ends with the process, however that ends. Raises ValueError where another training holds it, or where the
-    processes of this one do not see the same folder.
+    The lock ends with the process, however that ends. A bucket has no locks: there the latest to come has it, and what
+    is given, to be called before each checkpoint, raises ValueError for the one before. Raises ValueError where another
+    training holds the folder, or where the processes of this one do not see the same.
     """
     with contextlib.ExitStack() as held:
         other = _lock(workdir, held) if is_first() else ""
@@ -90,13 +92,30 @@ def sole_writer(workdir: Path) -> Iterator[None]:
                 f"{workdir} is being written by {other or 'another training'}: wait for its end, or give another"
                 " --workdir."
             )
-        seen = (workdir / LOCK).read_text(encoding="utf-8") if (workdir / LOCK).is_file() else "nothing"
-        check_alike(f"the run folder {workdir.absolute()}, which all must share, as seen", seen)
-        yield
+        signature = _signature(workdir)
+        check_alike(f"the run folder {workdir}, which all must share, as seen", signature)
+
+        def check_ours():
+            if is_remote(workdir) and is_first() and _signature(workdir) != signature:
+                raise ValueError(
+                    f"{workdir} is being written by {_signature(workdir).partition(',')[0]} since: this training ends;"
+                    " give another --workdir to have both."
+                )
+
+        yield check_ours
+
+
+def _signature(workdir: Path) -> str:
+    """Of the training that has the folder."""
+    return (workdir / LOCK).read_text(encoding="utf-8") if (workdir / LOCK).exists() else "nothing"
 
 
 def _lock(workdir: Path, held: contextlib.ExitStack) -> str:
     """Takes the lock, until `held` is closed, and signs it; or who has it."""
+    signature = f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}\n"
+    if is_remote(workdir):
+        (workdir / LOCK).write_text(signature)
+        return ""
     workdir.mkdir(parents=True, exist_ok=True)
     file = held.enter_context((workdir / LOCK).open("a+", encoding="utf-8"))
     try:
@@ -107,6 +126,6 @@ def _lock(workdir: Path, held: contextlib.ExitStack) -> str:
     except OSError:
         logging.warning("%s cannot be locked: let no second training write to it.", workdir)
     file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}\n")
+    file.write(signature)
     file.flush()
     return ""

@@ -12,14 +12,16 @@ import ml_collections
 
 from simvq_jax import accelerators, build, cli, cluster
 from simvq_jax.checkpoint import Checkpointer
+from simvq_jax.data.sources import SkipLog
 from simvq_jax.health import rank_figures
-from simvq_jax.inputs import build_train_batches, skip_log
+from simvq_jax.inputs import build_train_batches, skip_list
 from simvq_jax.mesh import check_batch, check_codebook, jit_step, make_mesh, place_batch, place_whole
 from simvq_jax.observer import Observer
 from simvq_jax.run_folder import check_run, claim_run, sole_writer
 from simvq_jax.start import initial_state
 from simvq_jax.state import TrainState
 from simvq_jax.stopping import Stopped, StopRequest
+from simvq_jax.store import place, staged
 from simvq_jax.writers import has_evaluation, open_writer
 
 
@@ -47,9 +49,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
     check_run(config, workdir)
     redraw = build.seeded_codebook(config)
     with (
-        sole_writer(workdir),
+        sole_writer(workdir) as check_ours,
         jax.set_mesh(mesh),
-        Checkpointer(workdir, config.keep_checkpoints, redraw=redraw) as checkpoints,
+        Checkpointer(workdir, config.keep_checkpoints, redraw=redraw, before_save=check_ours) as checkpoints,
     ):
         state = initial_state(config, networks, optimizers, checkpoints, mesh)
         claim_run(config, workdir, int(state.step))
@@ -61,13 +63,22 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
 def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at) -> TrainState:
     """The single train loop. Step n is dispatched before the figures of n - 1 are read, so the device never waits."""
     start, last = int(state.step), min(stop_at or config.steps, config.steps)
-    skipped = skip_log(workdir)
-    owed = start == 0 or (_is_due(start, config.eval_every, config.steps) and not _evaluated(workdir, start))
     with (
-        open_writer(workdir, start) as writer,
-        contextlib.closing(build_train_batches(config, skipped, start)) as batches,
+        staged(workdir, skip_list(), *(["metrics.jsonl"] if cluster.is_first() else [])) as stage,
+        open_writer(stage.folder, start) as writer,
         StopRequest() as stop,
+        contextlib.ExitStack() as ends,
     ):
+        skipped = SkipLog(stage.folder / skip_list())
+        batches = ends.enter_context(contextlib.closing(build_train_batches(config, skipped, start)))
+        owed = start == 0 or (_is_due(start, config.eval_every, config.steps) and not _evaluated(stage.folder, start))
+
+        def save():
+            """Rows up to a checkpoint are never lost: a resume does not write them again."""
+            writer.flush()
+            stage.upload()
+            checkpoints.save(state, step)
+
         observe = Observer(config, workdir, mesh, networks, perceptual, writer, skipped)
         observe.begin(start, last)
         step, pending = start, None
@@ -91,10 +102,10 @@ def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkp
                 pending = None
             # Saved first: an evaluation that is interrupted is made up for by the resume.
             if due_checkpoint:
-                save(checkpoints, writer, state, step)
+                save()
             if due_evaluation and not evaluated_to_its_end(observe, state, step, stop):
                 last = step
-                save(checkpoints, writer, state, step)
+                save()
         checkpoints.wait()
         observe.end(step)
     if stop.interrupted:
@@ -120,12 +131,6 @@ def evaluated_to_its_end(observe: Observer, state: TrainState, step: int, stop: 
     return True
 
 
-def save(checkpoints: Checkpointer, writer, state: TrainState, step: int) -> None:
-    """Starts saving, if it is not done. Rows up to a checkpoint are never lost: a resume does not write them again."""
-    writer.flush()
-    checkpoints.save(state, step)
-
-
 def config_of(chosen: cli.Chosen, workdir: Path) -> ml_collections.ConfigDict:
     """The named experiment's config, or else that of the run in `workdir`, each with its overrides."""
     if chosen.config is not None:
@@ -140,12 +145,13 @@ def config_of(chosen: cli.Chosen, workdir: Path) -> ml_collections.ConfigDict:
     return config
 
 
-def main(config: cli.Chosen, workdir: str, stop_at: int, stopped_status: int, allow_cpu: bool, **place) -> None:
+def main(config: cli.Chosen, workdir: str, stop_at: int, stopped_status: int, allow_cpu: bool, **job) -> None:
     """Command line of `train`."""
-    chosen = config_of(config, Path(workdir))
-    with cluster.joined(build.build_timeouts(chosen), place):
+    folder = place(workdir)
+    chosen = config_of(config, folder)
+    with cluster.joined(build.build_timeouts(chosen), job):
         accelerators.check_used(allow_cpu)
-        state = train(chosen, Path(workdir), stop_at)
+        state = train(chosen, folder, stop_at)
         whole = int(state.step) == chosen.steps
     if not whole:
         sys.exit(stopped_status)

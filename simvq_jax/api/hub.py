@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from simvq_jax.store import place
+
 ADDRESS = "hf://"
 
 
@@ -17,7 +19,7 @@ def folder_of(run: str) -> Path:
             f"{run} is an address but the result goes into the run folder: download it first"
             f" (hf download {run.removeprefix(ADDRESS)} --local-dir=FOLDER) and give that folder."
         )
-    return Path(run)
+    return place(run)
 
 
 def downloaded(address: str) -> Path:

@@ -1,14 +1,16 @@
 """What sources of encoded files share: decoding on demand, skipping and listing what cannot be read."""
 
 import abc
+import os
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from absl import logging
 
-from simvq_jax.data.files import Unreadable
+from simvq_jax.data.files import Unreadable, file_bytes
 from simvq_jax.data.kinds import Kind
+from simvq_jax.store import is_remote
 
 Item = dict[str, Any]
 
@@ -98,6 +100,7 @@ class EncodedSource(abc.ABC):
         """Decode item `index`; None, and a line in the skip log, when it cannot be read."""
         key, data, label = self._record(index)
         try:
+            data = file_bytes(data, Unreadable) if isinstance(data, os.PathLike) and is_remote(data) else data
             return {self._kind.feature: self._kind.decode(data), "key": key, "label": label}
         except Unreadable as error:
             self._skipped.record(key, str(error))

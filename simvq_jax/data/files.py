@@ -6,6 +6,8 @@ from pathlib import Path
 
 from absl import logging
 
+from simvq_jax.store import is_remote, remote_files
+
 EVAL_FOLDERS = ("val", "validation", "eval", "test")
 HOLD_OUT_EVERY = 20
 
@@ -19,7 +21,9 @@ def file_bytes(path: Path, refusal: type[Unreadable]) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise refusal(f"{path} cannot be opened: {error.strerror}; restore the file or its permissions.") from error
+        raise refusal(
+            f"{path} cannot be opened: {error.strerror or error}; restore the file or its permissions."
+        ) from error
 
 
 def split_files(root: Path, extensions: Set[str], noun: str) -> dict[str, list[Path]]:
@@ -76,6 +80,9 @@ def list_files(root: Path, extensions: Set[str], noun: str) -> list[Path]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
+    if is_remote(root):
+        yield from remote_files(root)
+        return
     seen = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         target = Path(folder).resolve()

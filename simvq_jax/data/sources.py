@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from simvq_jax import store
 from simvq_jax.data import images
 from simvq_jax.data.encoded import EncodedSource, Item, Record, SkipLog, Source
 from simvq_jax.data.files import HOLD_OUT_EVERY, list_files, split_files
@@ -85,7 +86,7 @@ class FolderSource(EncodedSource):
     """All files of a kind in a tree of folders, by extension, in the order of their relative paths.
 
     Args:
-      path: the tree's root; see `files.split_files` for what is held out.
+      path: the tree's root, also in a bucket; see `files.split_files` for what is held out.
       split: "train", "eval" or "all".
       kind: of the files.
       skipped: log of unreadable files.
@@ -97,7 +98,7 @@ class FolderSource(EncodedSource):
     def __init__(self, path: str | Path, split: str, *, kind: Kind, skipped: SkipLog):
         super().__init__(f"folder {path}", kind, skipped)
         _check_split(split)
-        self._root = Path(path).expanduser()
+        self._root = store.place(path).expanduser()
         self._files = self._of_split(split)
 
     def _of_split(self, split: str) -> list[Path]:
@@ -113,7 +114,7 @@ class FolderSource(EncodedSource):
         digest = hashlib.sha256()
         for file in self._files:
             digest.update(
-                f"{file.relative_to(self._root).as_posix()}\t{file.stat().st_size}\n".encode("utf-8", "surrogateescape")
+                f"{file.relative_to(self._root).as_posix()}\t{store.size(file)}\n".encode("utf-8", "surrogateescape")
             )
         return f"folder of {len(self)} {self._kind.noun}s, sha256 {digest.hexdigest()}"
 
@@ -192,7 +193,7 @@ def _prepared_builder(name: str, data_dir: str, kind: Kind) -> Any:
 
     where = data_dir or "the default folder of TFDS"
     try:
-        builder = tfds.builder(name, data_dir=str(Path(data_dir).expanduser()) if data_dir else None)
+        builder = tfds.builder(name, data_dir=str(store.place(data_dir).expanduser()) if data_dir else None)
     except ValueError as error:  # no such dataset, or a name that TFDS cannot parse
         raise FileNotFoundError(
             f"There is no dataset {name!r} in {where}; "

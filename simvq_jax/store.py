@@ -1,0 +1,82 @@
+"""Folders that may lie in a bucket, `gs://BUCKET/FOLDER`, reached by the optional package gcsfs."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+BUCKETS = "gs://"
+
+
+def is_remote(path) -> bool:
+    """Whether it lies in a bucket."""
+    return os.fspath(path).startswith(BUCKETS)
+
+
+def place(path) -> Path:
+    """A path, or what acts like one for an address in a bucket.
+
+    Raises ModuleNotFoundError with the extra's name if the package is missing, ValueError on half an address.
+    """
+    if not is_remote(path):
+        return Path(path)
+    if not os.fspath(path).removeprefix(BUCKETS).strip("/").partition("/")[2]:
+        raise ValueError(f"{path} names no folder of a bucket: write {BUCKETS}BUCKET/FOLDER.")
+    try:
+        import gcsfs  # noqa: F401
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "gcsfs is not installed, which reaches buckets: pip install 'simvq_jax[gcs]'."
+        ) from error
+    from etils import epath  # orbax and tfds bring it along
+
+    remote: Any = epath.Path(path)  # made like a pathlib.Path
+    return remote
+
+
+def remote_files(folder: Path) -> Iterator[Path]:
+    """All files of a folder in a bucket, and of those in it."""
+    remote: Any = folder
+    for inner, _, names in remote.walk():
+        inside = place(inner if is_remote(inner) else f"{BUCKETS}{os.fspath(inner)}")
+        yield from (inside / name for name in names)
+
+
+def size(file: Path) -> int:
+    """Bytes."""
+    found: Any = file.stat()
+    return found.length if is_remote(file) else found.st_size
+
+
+class Staged(NamedTuple):
+    """folder: where files of `target` can be appended to; the same, unless that lies in a bucket."""
+
+    folder: Path
+    target: Path
+
+    def upload(self) -> None:
+        """Puts the files as they are now into the bucket: objects there cannot be appended to, only replaced."""
+        if self.folder == self.target:
+            return
+        for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            remote = self.target / file.relative_to(self.folder).as_posix()
+            remote.write_bytes(file.read_bytes())
+
+
+@contextlib.contextmanager
+def staged(target: Path, *names: str) -> Iterator[Staged]:
+    """The folder itself, or a local one for a folder in a bucket, with the named files of it; uploaded at the end."""
+    if not is_remote(target):
+        yield Staged(target, target)
+        return
+    with tempfile.TemporaryDirectory(prefix="simvq_jax_") as folder:
+        stage = Staged(Path(folder), target)
+        for name in names:
+            if (target / name).exists():
+                (stage.folder / name).write_bytes((target / name).read_bytes())
+        try:
+            yield stage
+        finally:
+            stage.upload()
