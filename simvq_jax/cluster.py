@@ -29,7 +29,11 @@ HELP = {
     "process_id": "several processes: which of them this is, from 0",
 }
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-SCHEDULERS = {"slurm": "SLURM_NTASKS", "ompi": "OMPI_COMM_WORLD_SIZE"}  # jax's name -> where the number of tasks is
+# jax's name of a scheduler -> a variable that only its tasks have, and where their number is.
+SCHEDULERS = {
+    "slurm": ("SLURM_STEP_NODELIST", "SLURM_NTASKS"),
+    "ompi": ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE"),
+}
 LOSS = (
     "another process of the job is gone ({}): see what it said, and start all of them again; training goes on from the"
     " newest checkpoint."
@@ -105,8 +109,16 @@ def place_of(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Place 
     return Place(coordinator, int(count), int(process))
 
 
+def scheduler_of(environment: Mapping[str, str]) -> str | None:
+    """jax's name of the scheduler of which this is one of several tasks; None where it is of none."""
+    for name, (marker, tasks) in SCHEDULERS.items():
+        if marker in environment and int(environment.get(tasks, "1")) > 1:
+            return name
+    return None
+
+
 def _join(timeouts: Timeouts, place: Place | None) -> None:
-    scheduler = next((name for name, tasks in SCHEDULERS.items() if int(os.environ.get(tasks, "1")) > 1), None)
+    scheduler = scheduler_of(os.environ)
     options: dict[str, Any] = {
         "initialization_timeout": timeouts.initialization + MARGIN,
         "heartbeat_timeout_seconds": timeouts.heartbeat,

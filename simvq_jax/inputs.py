@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from simvq_jax.build import example_shape, of_sound
+from simvq_jax.cluster import check_alike
 from simvq_jax.data.cuts import Cut, picture_cut, recording_cut
 from simvq_jax.data.encoded import Source
 from simvq_jax.data.eval_crops import Batch, EvalCrops
@@ -43,6 +44,7 @@ def first_examples(config, count: int) -> np.ndarray:
 
 def _train_batches(config, skipped: SkipLog, **share) -> Generator[Batch]:
     source = open_data(config, "train", skipped)
+    check_alike(f"the number of training items of {config.data.source}", str(len(source)))
     return train_batches(source, _cut(config), seed=config.seed, threads=config.data.threads, **share)
 
 

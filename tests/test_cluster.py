@@ -175,6 +175,13 @@ def test_where_a_place_comes_from():
     assert cluster.place_of(flags, environment) == cluster.Place("b:2", 3, 0)
 
 
+def test_only_tasks_of_a_scheduler_are_of_its_job():
+    task = {"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "16"}
+    assert cluster.scheduler_of(task) == "slurm"
+    assert cluster.scheduler_of(task | {"SLURM_NTASKS": "1"}) is None
+    assert cluster.scheduler_of({"SLURM_NTASKS": "16"}) is None  # the batch script itself
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

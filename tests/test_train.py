@@ -17,6 +17,8 @@ from simvq_jax.drawing.curves import read_metrics
 from simvq_jax.evaluate import make_scorer
 from simvq_jax.inputs import first_examples
 from simvq_jax.mesh import make_mesh
+from simvq_jax.stopping import StopRequest
+from simvq_jax.writers import has_evaluation
 
 
 def assert_same_state(a, b):
@@ -200,6 +202,20 @@ def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
     config = tiny_config(max_skipped_in_a_row=3, discriminator__enabled=False)
     with pytest.raises(observer.Diverged, match="last 3 steps, to step 4"):
         train.train(config, tmp_path / "run")
+
+
+def test_an_evaluation_that_is_given_up_is_made_up_for(tmp_path, monkeypatch):
+    """The run stops there, checkpointed; the resume evaluates first."""
+    config, places = tiny_config(discriminator__enabled=False), []
+    monkeypatch.setattr(StopRequest, "asked", lambda self: places.append(len(places)) or len(places) >= 5)
+    state = train.train(config, tmp_path / "run")  # two batches at step 0, two steps, the first batch at step 2
+    assert int(state.step) == 2 and not has_evaluation(tmp_path / "run", 2)
+    assert has_evaluation(tmp_path / "run", 0)
+    monkeypatch.undo()
+    for _ in range(2):
+        train.train(config, tmp_path / "run")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [steps.count(step) for step in range(5)] == [2, 1, 3, 1, 3]  # figures and W's spectrum, each once
 
 
 class Spy:

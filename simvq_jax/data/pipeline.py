@@ -113,6 +113,10 @@ def eval_batches(
     return _read(own, rows_per_process, 0, threads)
 
 
+class DeadReader(RuntimeError):
+    """A decoding thread ended by an error that no file is to blame for."""
+
+
 class _Shuffled:
     """The source over and over, every epoch in an order of its own that depends on seed and epoch alone.
 
@@ -176,6 +180,13 @@ def _read(rows: _Rows, rows_per_batch: int, start_step: int, threads: int) -> Ge
     reader = iter(batches.to_iter_dataset(options))
     try:
         yield from reader
+    except (ValueError, OSError):  # said in a sentence already
+        raise
+    except Exception as error:
+        raise DeadReader(
+            f"a thread that reads the data died ({type(error).__name__}: {error}): --verbosity=1 shows where; start the"
+            " same command again once that is mended."
+        ) from error
     finally:
         reader.close()
 

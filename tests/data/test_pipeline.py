@@ -159,6 +159,16 @@ def test_a_process_with_an_open_stream_exits():
     assert done.stdout == "(16, 16, 16, 3)\n", done.stderr
 
 
+def test_the_death_of_a_reading_thread_is_reported():
+    class Broken(Numbered):
+        def __getitem__(self, index):
+            raise KeyError("no such shard")
+
+    batches = stream_of(Broken(3))
+    with pytest.raises(pipeline.DeadReader, match=r"a thread that reads the data died \(KeyError: 'no such shard'\)"):
+        next(batches)
+
+
 def test_nothing_readable_reaches_the_consumer(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.png").write_bytes(b"broken")
