@@ -10,19 +10,19 @@ Case = dict[str, Any]
 
 
 class Pod(NamedTuple):
-    """devices in nodes of so many; between: GB/s that a device can send to another node, where that is another
-    network."""
+    """counts: of devices to reckon for. in_node: devices of a node. between: GB/s that a device can send to another
+    node."""
 
     title: str
     chip: Chip
-    devices: int
+    counts: tuple[int, ...]
     in_node: int
     between: float
 
 
 PODS = (
-    Pod("TPU v5e, one slice", CHIPS["v5e"], 256, 256, 0.0),
-    Pod("H100, 8 a node, 400 Gbit/s each", CHIPS["h100"], 64, 8, 50.0),
+    Pod("TPU v5e, one slice", CHIPS["v5e"], (1, 4, 16, 64, 256), 256, 0.0),
+    Pod("H100, 8 a node, 400 Gbit/s each", CHIPS["h100"], (1, 4, 8, 16, 64), 8, 50.0),
 )
 
 
@@ -87,12 +87,11 @@ def exchanged(case: Case) -> str:
 
 
 def reckoned(pod: Pod, one: Case, largest: Case, pictures: int | None) -> str:
-    """Steps on 1 device up to the whole pod. pictures: of a batch; None: as many a device as were counted."""
+    """Steps on one device and on more. pictures: of a batch; None: as many a device as were counted."""
     header = ["devices", "batch", "computing, ms", "sending, ms", "pictures a second", "of n times one device"]
     rows, alone = [], 0.0
     each = one["overrides"]["batch_size"]
-    devices = 1
-    while devices <= pod.devices:
+    for devices in pod.counts:
         batch = pictures or each * devices
         computing = one["flops"] / each * batch / devices / (pod.chip.teraflops * 1e12 * UTILIZATION)
         sending = sending_seconds(summed(largest), pod, devices)
@@ -100,7 +99,6 @@ def reckoned(pod: Pod, one: Case, largest: Case, pictures: int | None) -> str:
         alone = alone or rate
         row = [devices, batch, f"{computing * 1e3:,.2f}", f"{sending * 1e3:,.2f}", f"{rate:,.0f}"]
         rows.append([*row, f"{rate / alone / devices:.0%}"])
-        devices *= 4 if devices < pod.devices // 4 or devices * 4 == pod.devices else 2
     return markdown_table(header, rows)
 
 

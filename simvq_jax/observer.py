@@ -119,7 +119,9 @@ class Observer:
         if step < self._config.steps:
             self._progress.note(f"stopped at step {step}, checkpointed: the same command goes on from here")
         if self._skipped.count:
-            self._progress.note(f"{self._skipped.count} unreadable file(s) were skipped: see {self._skipped.path}")
+            self._progress.note(
+                f"{self._skipped.count} unreadable file(s) were skipped: see {self._workdir / self._skipped.path.name}"
+            )
 
 
 def _finite_mean(values: list[float]) -> float:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,32 +51,34 @@ def size(file: Path) -> int:
 
 
 class Staged(NamedTuple):
-    """folder: where files of `target` can be appended to; the same, unless that lies in a bucket."""
+    """folder: where files of `target` can be appended to; the same, unless that lies in a bucket. before_upload: may
+    raise to forbid it."""
 
     folder: Path
     target: Path
+    before_upload: Callable[[], None]
 
     def upload(self) -> None:
         """Puts the files as they are now into the bucket: objects there cannot be appended to, only replaced."""
         if self.folder == self.target:
             return
+        self.before_upload()
         for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
             remote = self.target / file.relative_to(self.folder).as_posix()
             remote.write_bytes(file.read_bytes())
 
 
 @contextlib.contextmanager
-def staged(target: Path, *names: str) -> Iterator[Staged]:
-    """The folder itself, or a local one for a folder in a bucket, with the named files of it; uploaded at the end."""
+def staged(target: Path, *names: str, before_upload: Callable[[], None] = lambda: None) -> Iterator[Staged]:
+    """The folder itself, or a local one for a folder in a bucket, with the named files of it; uploaded at the end, if
+    that is a good one."""
     if not is_remote(target):
-        yield Staged(target, target)
+        yield Staged(target, target, before_upload)
         return
     with tempfile.TemporaryDirectory(prefix="simvq_jax_") as folder:
-        stage = Staged(Path(folder), target)
+        stage = Staged(Path(folder), target, before_upload)
         for name in names:
             if (target / name).exists():
                 (stage.folder / name).write_bytes((target / name).read_bytes())
-        try:
-            yield stage
-        finally:
-            stage.upload()
+        yield stage
+        stage.upload()

@@ -50,6 +50,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
     redraw = build.seeded_codebook(config)
     with (
         sole_writer(workdir) as check_ours,
+        staged(workdir, *appended_files(), before_upload=check_ours) as stage,
         jax.set_mesh(mesh),
         Checkpointer(workdir, config.keep_checkpoints, redraw=redraw, before_save=check_ours) as checkpoints,
     ):
@@ -57,14 +58,18 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
         claim_run(config, workdir, int(state.step))
         step_fn = jit_step(train_step, state, mesh)
         perceptual = place_whole(perceptual, mesh)
-        return run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at)
+        return run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at)
 
 
-def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at) -> TrainState:
+def appended_files() -> list[str]:
+    """Names of the files of a run folder that this process adds to."""
+    return [skip_list(), *(["metrics.jsonl"] if cluster.is_first() else [])]
+
+
+def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at) -> TrainState:
     """The single train loop. Step n is dispatched before the figures of n - 1 are read, so the device never waits."""
     start, last = int(state.step), min(stop_at or config.steps, config.steps)
     with (
-        staged(workdir, skip_list(), *(["metrics.jsonl"] if cluster.is_first() else [])) as stage,
         open_writer(stage.folder, start) as writer,
         StopRequest() as stop,
         contextlib.ExitStack() as ends,
@@ -79,7 +84,7 @@ def run_loop(config, workdir, mesh, networks, step_fn, state, perceptual, checkp
             stage.upload()
             checkpoints.save(state, step)
 
-        observe = Observer(config, workdir, mesh, networks, perceptual, writer, skipped)
+        observe = Observer(config, stage.target, mesh, networks, perceptual, writer, skipped)
         observe.begin(start, last)
         step, pending = start, None
         if owed and not evaluated_to_its_end(observe, state, step, stop):
@@ -117,9 +122,9 @@ def _is_due(step: int, every: int, last: int) -> bool:
     return step % every == 0 or step == last
 
 
-def _evaluated(workdir: Path, step: int) -> bool:
+def _evaluated(folder: Path, step: int) -> bool:
     """Whether the figures of an evaluation at this step are on the disk, by process 0's word."""
-    return cluster.agreed(cluster.is_first() and has_evaluation(workdir, step))
+    return cluster.agreed(cluster.is_first() and has_evaluation(folder, step))
 
 
 def evaluated_to_its_end(observe: Observer, state: TrainState, step: int, stop: StopRequest) -> bool:

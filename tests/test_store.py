@@ -92,6 +92,17 @@ def test_the_latest_training_has_the_folder(trained):
             check_ours()
 
 
+def test_a_training_that_lost_its_folder_uploads_nothing(trained):
+    place = store.place(f"gs://{fake_gcs.BUCKET}/runs/lost")
+
+    def refuse():
+        raise ValueError("another has it")
+
+    with pytest.raises(ValueError, match="another has it"), store.staged(place, before_upload=refuse) as stage:
+        (stage.folder / "metrics.jsonl").write_text("{}")
+    assert not (place / "metrics.jsonl").exists()
+
+
 def test_pictures_in_a_bucket(trained, tmp_path):
     from skimage.io import imsave
 
