@@ -154,6 +154,8 @@ def interrupt(run: Path, steps: int, processes: int, log: Path, drawn: random.Ra
         drawn.choice(job.processes).send_signal(number)
     seconds = job.wait()
     _check_start(job.said(), before)
+    if not ended_first:
+        _check_end(job, number, run)
     if ended_first:
         job.finish()
         return None
@@ -167,6 +169,18 @@ def _check_start(said: str, before: int) -> None:
         start = int(said.partition("resuming at step ")[2].partition(",")[0])
         if start != before:
             raise RuntimeError(f"it went on from step {start} though checkpoint {before} was whole.")
+
+
+def _check_end(job: Job, number: signal.Signals, run: Path) -> None:
+    """After SIGTERM in training all end with 0, and the step they stopped at is saved; after kill -9 none does."""
+    statuses = [process.returncode for process in job.processes]
+    saves = "stopped at step " in job.said()
+    if number == signal.SIGTERM and saves:
+        stopped = int(job.said().partition("stopped at step ")[2].partition(",")[0])
+        if any(statuses) or stopped != newest(run):
+            raise RuntimeError(f"it stopped at step {stopped} with {statuses}; the newest checkpoint is {newest(run)}.")
+    elif 0 in statuses:
+        raise RuntimeError(f"a process ended with 0 ({statuses}) though another was killed: {job.said()[-2000:]}")
 
 
 def last_state(run: Path):

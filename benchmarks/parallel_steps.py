@@ -3,8 +3,8 @@
     python -m benchmarks.parallel_steps [--states=20] [--out=benchmarks/results/parallel_steps_cpu.json]
 
 A small run is trained on one device. From each of its checkpoints one step is taken by simulated devices in every
-arrangement, two processes among them. A token may get another code only where both are as near within rounding: the
-difference of its squared distances to the two, in float64, is under `rounding`.
+arrangement, two processes among them, and from five of them six steps in a row. A token may get another code only
+where both are as near within rounding; in a row such a token makes runs drift apart, so of those the median counts.
 """
 
 import os
@@ -21,6 +21,7 @@ from benchmarks import timing
 from simvq_jax import cli
 
 EVERY = 5  # steps between the states
+LIMITS = {"loss": 1e-6, "gradients": 1e-5, "other_index_beyond_rounding": 0, "free_running_median": 1e-5}
 EPSILON = float(np.finfo(np.float32).eps)
 SMALL = [
     *("--config.batch_size=16", "--config.model.width=16", "--config.quantizer.codebook_size=2048"),
@@ -96,7 +97,7 @@ def compare(found, expected, steps: list[int]) -> dict[str, Any]:
         tokens += len(indices[0])
         flipped += int(np.sum(indices[0] != indices[1]))
         beyond += _beyond_rounding(found, expected, step)
-    free = float(np.max(np.abs(found["free_losses"] / expected["free_losses"] - 1)))
+    free = np.max(np.abs(found["free_losses"] / expected["free_losses"] - 1), axis=1)
     return {
         "loss": float(f"{max(losses):.2g}"),
         "gradients": float(f"{max(gradients):.2g}"),
@@ -104,7 +105,8 @@ def compare(found, expected, steps: list[int]) -> dict[str, Any]:
         "tokens": tokens,
         "other_index": flipped,
         "other_index_beyond_rounding": beyond,
-        "free_running_losses": float(f"{free:.2g}"),
+        "free_running_losses": sorted(float(f"{worst:.2g}") for worst in free),
+        "free_running_median": float(f"{np.median(free):.2g}"),
     }
 
 
@@ -145,7 +147,11 @@ def main(states: int, out: str) -> None:
                 continue
             results[name] = compare(found, expected, steps)
             print(name, results[name], flush=True)
-    timing.write_json(out, {**timing.provenance(), "states": states, "config": SMALL, "arrangements": results})
+    result = {"states": states, "config": SMALL, "limits": LIMITS, "arrangements": results}
+    timing.write_json(out, {**timing.provenance(), **result})
+    beyond = [f"{name}: {key}" for name, found in results.items() for key in LIMITS if found[key] > LIMITS[key]]
+    if beyond:
+        raise RuntimeError(f"beyond the limits ({'; '.join(beyond)}): see {out}.")
 
 
 def arrays_of(shape: Shape, workdir: Path, steps: list[int], file: Path) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.parallel_worker --run=RUN --steps=5,10,15 --mesh=data=8 --out=FILE.npz
 
-From each checkpoint named one step: its loss, gradients and indices. From the first also six steps in a row.
+From each checkpoint named one step: its loss, gradients and indices; from some of them six steps in a row.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from simvq_jax import build, cli, cluster
+from simvq_jax import agreement, build, cli, cluster
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.inputs import build_train_batches
@@ -23,7 +23,7 @@ from simvq_jax.start import state_template
 from simvq_jax.state import TrainState
 from simvq_jax.step import Optimizers, as_float
 
-FREE_STEPS = 6
+FREE_STEPS, FREE_STARTS = 6, 5
 
 
 def keep_gradients() -> optax.GradientTransformation:
@@ -43,6 +43,8 @@ class Arrangement:
         keeping = Optimizers(keep_gradients(), keep_gradients())
         step = build.build_train_step(self._config, self._networks, keeping)
         self._gradient_step = jit_step(step, _without_moments(self._template), mesh)
+        step = build.build_train_step(self._config, self._networks, self._optimizers)
+        self._step = jit_step(step, self._template, mesh)
         self._encode = jax.jit(
             lambda variables, x: self._networks.autoencoder.apply(variables, as_float(x), method="encode")
         )
@@ -71,20 +73,18 @@ class Arrangement:
         latents, indices = self._encode(variables, batch)
         codes = self._networks.autoencoder.apply(variables, method="codebook")
         found: dict[str, Any] = {"latents": latents, "indices": indices, "codes": codes}
-        found = cluster.whole(found)
+        found = agreement.whole(found)
         state, metrics = self._gradient_step(_without_moments(state), batch, {})
         gradients = (state.generator.opt_state, state.discriminator.opt_state)
         found["loss"] = np.asarray(metrics["train/loss"])
-        found["gradients"] = [np.asarray(leaf) for leaf in jax.tree.leaves(cluster.whole(gradients))]
+        found["gradients"] = [np.asarray(leaf) for leaf in jax.tree.leaves(agreement.whole(gradients))]
         return found
 
     def free_losses(self, step: int) -> np.ndarray:
         """Losses of FREE_STEPS steps in a row: (FREE_STEPS,)."""
-        train_step = build.build_train_step(self._config, self._networks, self._optimizers)
-        state = self.restored(step)
-        compiled, losses = jit_step(train_step, state, self._mesh), []
+        state, losses = self.restored(step), []
         for place in range(step, step + FREE_STEPS):
-            state, metrics = compiled(state, self.batch(place), {})
+            state, metrics = self._step(state, self.batch(place), {})
             losses.append(float(metrics["train/loss"]))
         return np.array(losses)
 
@@ -111,18 +111,19 @@ def flat(results: dict[int, dict[str, Any]]) -> dict[str, np.ndarray]:
     return out
 
 
-def main(run: str, steps: str, mesh: str, out: str, **place) -> None:
+def main(run: str, steps: str, mesh: str, out: str, **job) -> None:
     """Writes the arrays of every step to `out`."""
     config = build.read_config(Path(run))
     axes = {name: int(size) for name, size in (pair.split("=") for pair in mesh.split(","))}
     numbers = [int(step) for step in steps.split(",")]
-    with cluster.joined(build.build_timeouts(config), place):
+    with cluster.joined(build.build_timeouts(config), job):
         devices = make_mesh(**axes)
         with jax.set_mesh(devices):
             arrangement = Arrangement(Path(run), devices)
             arrays = flat({step: arrangement.one_step(step) for step in numbers})
-            arrays["free_losses"] = arrangement.free_losses(numbers[0])
-        if cluster.is_first():
+            starts = numbers[:: -(-len(numbers) // FREE_STARTS)]
+            arrays["free_losses"] = np.stack([arrangement.free_losses(step) for step in starts])
+        if agreement.is_first():
             np.savez(out, **arrays)  # type: ignore[arg-type]
 
 

@@ -23,10 +23,11 @@ if [ -z "${PYTHON:-}" ]; then
   source launch/setup.sh ""
 fi
 
-# A signal for the job is for the training: it saves, and ends with 75. bash handles it once that has ended.
-child=""
-trap '[ -n "$child" ] && kill -TERM "$child" 2> /dev/null' TERM
+# A signal for the job is for the training, which saves, or for the evaluation, which ends; the job is to go on later.
+child="" stopped=""
+trap 'stopped=1; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null || true' TERM
 run() {
+  [ -z "$stopped" ] || exit 75
   "$PYTHON" "$@" &
   child=$!
   local status=0
@@ -35,6 +36,7 @@ run() {
     status=0
     wait "$child" || status=$?
   done
+  if [ -n "$stopped" ] && [ "$status" -ne 0 ] && [ "$status" -ne 2 ]; then status=75; fi
   return "$status"
 }
 

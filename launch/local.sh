@@ -6,7 +6,8 @@
 # DEVICES   simulated CPU devices of each process; unset on a machine whose devices are to be used
 #
 # The machine's GPUs are shared out evenly. Each process logs to RUN.process0.log, RUN.process1.log, ...; what process 0
-# says is shown as well. SIGTERM and Ctrl-C go to all. Exit status: that of the first process that did not end well.
+# says is shown as well. SIGTERM and Ctrl-C go to all. Exit status: 2 if a process has
+# met a mistake, else that of the first that did not end well.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -70,7 +71,7 @@ for ((p = 0; p < processes; p++)); do
   done
   if [ "$status" -ne 0 ]; then
     echo "process $p ended with status $status: $workdir.process$p.log" >&2
-    [ "$failed" -ne 0 ] || failed="$status"
+    if [ "$failed" -eq 0 ] || [ "$status" -eq 2 ]; then failed="$status"; fi  # a mistake is the cause of the others
   fi
 done
 sleep 0.2

@@ -26,7 +26,8 @@ find_base() {
 }
 
 if [ -z "${ACCELERATOR:-}" ]; then
-  base="$(find_base)"
+  base="$PYTHON"
+  [ -x "$base" ] || base="$(find_base)"
   ACCELERATOR="$("$base" "$root/simvq_jax/accelerators.py")"
 fi
 case "$ACCELERATOR" in

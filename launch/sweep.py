@@ -6,10 +6,11 @@
 
 The experiment's file defines, beside `get_config`, `sweep(add)`, which calls `add(name, {"a.key": value, ...})` for
 each run; FILE.py:argument gives the argument to both. A run trains into WORKDIR/NAME, is evaluated there, and logs to
-NAME.log beside it. Finished runs are skipped and interrupted ones go on, so the same command again does what is left.
-With --commands nothing is started: each run that is left is a line for a cluster's scheduler. With --through each is
-given to a launcher, which trains and evaluates it: "sbatch launch/slurm.sbatch", "bash launch/gke/submit.sh tpu",
-"bash launch/tpu_pod.sh run", "bash launch/local.sh 2". At the end WORKDIR/table.md has all that is finished.
+NAME.log beside it, or in sweeps/ where that is a bucket. Finished runs are skipped and interrupted ones go on, so the
+same command again does what is left. With --commands nothing is started: each run that is left is a line for a
+cluster's scheduler. With --through each is given to a launcher, which trains and evaluates it: "sbatch
+launch/slurm.sbatch", "bash launch/gke/submit.sh tpu", "bash launch/tpu_pod.sh run", "bash launch/local.sh 2". At the
+end WORKDIR/table.md has all that is finished.
 """
 
 import importlib.util
@@ -25,7 +26,8 @@ from typing import Any, NamedTuple
 from simvq_jax import cli
 from simvq_jax.compare import compare
 from simvq_jax.files import replace_text
-from simvq_jax.train import check_run
+from simvq_jax.run_folder import check_run
+from simvq_jax.store import is_remote, path_of
 
 
 class Run(NamedTuple):
@@ -90,8 +92,9 @@ def training_flags(run: Run, argument: str, workdir: Path) -> list[str]:
 
 def perform(run: Run, commands: list[list[str]], workdir: Path, say: Callable[[str], None]) -> bool:
     """Runs the commands one after the other. -> whether all ended well."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    log = workdir / f"{run.name}.log"
+    logs = Path("sweeps") / workdir.name if is_remote(workdir) else workdir
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{run.name}.log"
     say(f"{run.name}: started, {log}")
     with log.open("a", encoding="utf-8") as output:
         for command in commands:
@@ -101,7 +104,7 @@ def perform(run: Run, commands: list[list[str]], workdir: Path, say: Callable[[s
             if status:
                 say(f"{run.name}: FAILED with exit status {status}: {_last_line(log)}")
                 return False
-    say(f"{run.name}: finished")
+    say(f"{run.name}: ended well")
     return True
 
 
@@ -122,7 +125,7 @@ def main(config: str, workdir: str, jobs: int, only: str, commands: bool, throug
     """Does what is left of a sweep; exit status 1 if a run failed."""
     if jobs < 1:
         raise ValueError(f"jobs is {jobs} but must be at least 1.")
-    folder = Path(workdir)
+    folder = path_of(workdir)
     planned = planned_runs(config)
     runs = [run for run in planned if run.name == only] or [run for run in planned if only in run.name]
     if not runs:

@@ -29,24 +29,27 @@ tpus() { gcloud compute tpus "$@" --zone="$ZONE" ${PROJECT:+--project="$PROJECT"
 
 on_all() { tpus tpu-vm ssh "$NAME" --worker=all --command="$1"; }
 
+# Empty where there is none, and where the service does not answer.
 state() { tpus queued-resources describe "$NAME" --format='value(state.state)' 2> /dev/null || true; }
 
+is_lost() { case "$1" in FAILED | SUSPENDING | SUSPENDED | DELETING) return 0 ;; *) return 1 ;; esac; }
+
+# Asks for the TPU unless that is done, and waits until it is there. Status 1: it will not come of this.
 create() {
   local found
   found="$(state)"
-  case "$found" in
-    '') tpus queued-resources create "$NAME" --node-id="$NAME" --accelerator-type="$TYPE" \
-      --runtime-version="$RUNTIME" ${SPOT:+--spot} ;;
-    FAILED | SUSPENDED | SUSPENDING)
-      say "$NAME is $found: asked for anew"
-      delete
-      create
-      return
-      ;;
-  esac
+  if is_lost "$found"; then
+    say "$NAME is $found: given back"
+    delete || true
+    return 1
+  fi
+  if [ -z "$found" ]; then
+    tpus queued-resources create "$NAME" --node-id="$NAME" --accelerator-type="$TYPE" \
+      --runtime-version="$RUNTIME" ${SPOT:+--spot} || return 1
+  fi
   until found="$(state)" && [ "$found" = ACTIVE ]; do
-    case "$found" in FAILED | SUSPENDED | SUSPENDING) return 1 ;; esac
-    say "$NAME is ${found:-not there yet}"
+    if is_lost "$found"; then return 1; fi
+    say "$NAME is ${found:-not to be seen}"
     sleep "$POLL"
   done
   say "$NAME is there"
@@ -65,13 +68,23 @@ install() {
   on_all "mkdir -p ~/simvq_jax && tar -xzf /tmp/simvq_jax.tar.gz -C ~/simvq_jax && cd ~/simvq_jax && ACCELERATOR=tpu bash launch/setup.sh gcs"
 }
 
-# Training outlives the connection: it runs detached, and this waits for the status that it leaves behind.
-train() {
-  local job status
+is_running() {
+  [ "$(tpus tpu-vm ssh "$NAME" --worker=0 --command='pgrep -f [l]aunch/job.sh > /dev/null && echo yes' || true)" = yes ]
+}
+
+start() {
+  local job
   job="PYTHON=.venv/bin/python bash launch/job.sh $(printf '%q ' "$@"); echo \$? > job.status"
+  # Leftovers hold the chips. The brackets keep a command from finding itself.
+  on_all 'pkill -KILL -f [l]aunch/job.sh; pkill -KILL -f [s]imvq_jax.train; pkill -KILL -f [s]imvq_jax.evaluate; true'
   on_all "cd ~/simvq_jax && rm -f job.status && (setsid nohup bash -c $(printf '%q' "$job") >> job.log 2>&1 < /dev/null &)"
+}
+
+# Training outlives the connection: it runs detached, and this waits for the status that it leaves behind.
+wait_for_end() {
+  local status
   while true; do
-    [ "$(state)" = ACTIVE ] || return 75
+    if is_lost "$(state)"; then return 75; fi
     status="$(tpus tpu-vm ssh "$NAME" --worker=0 --command='cat ~/simvq_jax/job.status 2> /dev/null || true' || true)"
     [ -z "$status" ] || return "$status"
     sleep "$POLL"
@@ -83,18 +96,26 @@ delete() { tpus queued-resources delete "$NAME" --force --quiet; }
 run() {
   local status
   for ((try = 1; try <= TRIES; try++)); do
-    create || continue
+    if ! create; then
+      sleep "$POLL"
+      continue
+    fi
     status=0
-    { install && train "$@"; } || status=$?
+    if is_running; then
+      say "a job is running there: waits for its end"
+    else
+      { install && start "$@"; } || status=75
+    fi
+    [ "$status" -ne 0 ] || wait_for_end || status=$?
     case "$status" in
       0)
-        delete
+        delete || true
         say "trained and evaluated"
         return
         ;;
       2)
         tpus tpu-vm ssh "$NAME" --worker=0 --command='tail -n 5 ~/simvq_jax/job.log' || true
-        delete
+        delete || true
         fail "a mistake in the command or the data (above), which another start would not mend"
         ;;
     esac
@@ -118,6 +139,6 @@ case "$command" in
   create) create || fail "$NAME is $(state): ask again with the same command." ;;
   install) install ;;
   logs) tpus tpu-vm ssh "$NAME" --worker=0 --command='tail -n 100 -f ~/simvq_jax/job.log' ;;
-  stop) on_all 'pkill -TERM -f simvq_jax.train || true' ;;
+  stop) on_all 'pkill -TERM -f [s]imvq_jax.train || true' ;;
   delete) delete ;;
 esac

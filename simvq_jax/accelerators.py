@@ -3,7 +3,7 @@ launch/setup.sh asks this file what to install (`python simvq_jax/accelerators.p
 
 from pathlib import Path
 
-NVIDIA = ("dev/nvidia0", "proc/driver/nvidia/version", "dev/dxg")  # the last: Windows' Linux
+NVIDIA = ("dev/nvidia[0-9]*", "usr/lib/wsl/lib/libcuda.so*")  # the second: Windows' Linux
 PCI_DEVICES = "sys/bus/pci/devices"
 GOOGLE = "0x1ae0"
 TPU_CHIPS = {  # PCI device numbers, as jax looks for them
@@ -26,7 +26,7 @@ def extra_of(root: Path = Path("/")) -> str:
 
 def nvidia_is_present(root: Path = Path("/")) -> bool:
     """Whether there is an NVIDIA GPU with its driver. root: of the file system."""
-    return any((root / name).exists() for name in NVIDIA)
+    return any(any(root.glob(pattern)) for pattern in NVIDIA)
 
 
 def tpu_is_present(root: Path = Path("/")) -> bool:

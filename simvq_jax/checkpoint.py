@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from simvq_jax.cluster import is_loss
 from simvq_jax.state import Inference, TrainState
 from simvq_jax.store import is_remote
 
@@ -113,6 +114,8 @@ class Checkpointer:
                 self._put_aside(damaged)
                 return restored
             except Exception as error:  # whatever a damaged file makes the reader raise
+                if is_loss(error):
+                    raise
                 if jax.process_count() > 1:
                     raise self._unread_by_one(step, steps, error) from error
                 logging.error("Checkpoint %d is damaged (%s): using the one before.", step, _first_line(error))
@@ -186,6 +189,8 @@ class Checkpointer:
                 action()
                 self._manager.check_for_errors()
         except Exception as error:
+            if is_loss(error):
+                raise
             raise CheckpointError(
                 f"a checkpoint could not be written to {self._folder} ({_first_line(error)}): the ones before it are"
                 f" whole (newest: {max(self.steps(), default='none')}); free some space and start the same command"

@@ -1,22 +1,18 @@
-"""Many processes as one job: how each finds the others, that all are of one mind, and that none waits for the dead.
+"""Many processes as one job: how each finds the others, and that none waits for the dead.
 
 A process learns its place from flags, from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, from SLURM or
 Open MPI, or from a Cloud TPU; where none of them speaks of others it is alone.
 """
 
 import contextlib
-import hashlib
 import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 
 from simvq_jax import cli
 from simvq_jax.accelerators import tpu_is_present
@@ -66,26 +62,33 @@ class Timeouts(NamedTuple):
 
 
 @contextlib.contextmanager
-def joined(timeouts: Timeouts, flags: Mapping[str, Any]) -> Iterator[None]:
+def joined(timeouts: Timeouts, flags: Mapping[str, Any], *, saves_on_sigterm: bool = False) -> Iterator[None]:
     """Makes this process one of its job, if there is one, before anything asks for a device.
 
-    flags: the values of FLAGS. An error inside ends this process at once, and so, within `timeouts.heartbeat`, the
-    others: to leave in good order it would have to wait for them, and they wait for it.
+    flags: values of FLAGS, where they are not the default. saves_on_sigterm: what runs inside asks a `StopRequest`;
+    otherwise the signal ends it. An error inside ends this process at once, and so, within `timeouts.heartbeat`,
+    the others: to leave in good order it would have to wait for them, and they wait for it.
 
     Raises ValueError on a place that cannot be.
     """
     timeouts.check()
-    _join(timeouts, place_of(flags, os.environ))
-    if not is_first() and logging.get_verbosity() == logging.WARNING:
+    jax.config.update("jax_enable_preemption_service", saves_on_sigterm)
+    _join(timeouts, place_of({**FLAGS, **flags}, os.environ))
+    if jax.process_index() and logging.get_verbosity() == logging.WARNING:
         logging.set_verbosity(logging.ERROR)  # process 0 says it; what cannot be read is listed by each
     try:
         yield
     except cli.MISTAKES as error:
         if jax.process_count() == 1:
             raise
-        lost = _is_loss(error)
+        lost = is_loss(error)
         cli.tell(f"process {jax.process_index()}: {LOSS.format(_first_line(error)) if lost else error}")
         _exit_at_once(TRY_AGAIN if lost else cli.FAILED)
+
+
+def taken_from(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The values of FLAGS among a command's arguments, of which they are removed."""
+    return {name: arguments.pop(name) for name in FLAGS if name in arguments}
 
 
 def place_of(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Place | None:
@@ -159,54 +162,13 @@ def _limit(seconds: int, where: str) -> Iterator[None]:
         timer.cancel()
 
 
-def check_alike(what: str, text: str) -> None:
-    """Raises ValueError unless `text` is the same on every process, and the versions that compute with it."""
-    versions = {name: metadata.version(name) for name in ("simvq_jax", "jax", "jaxlib", "flax", "optax")}
-    digest = hashlib.sha256(f"{versions} {text}".encode()).digest()[:8]
-    own = np.frombuffer(digest, np.uint32)
-    everyones = np.reshape(multihost_utils.process_allgather(own), (-1, len(own)))
-    others = [process for process, other in enumerate(everyones) if (other != everyones[0]).any()]
-    if others:
-        raise ValueError(
-            f"{what} of process {', '.join(map(str, others))} differs from that of process 0: start all processes with"
-            " the same command, files and versions."
-        )
-
-
-def is_first() -> bool:
-    """Whether this is process 0, which alone writes what all share."""
-    return jax.process_index() == 0
-
-
-def wait_for_all(name: str) -> None:
-    """Returns once every process is here. name: of this place in the program."""
-    multihost_utils.sync_global_devices(name)
-
-
-def agreed(value: bool) -> bool:
-    """Process 0's word, on every process."""
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
-
-
-def all_agree(value: bool) -> bool:
-    """Whether `value` is true on every process."""
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
-
-
-def total_over_processes(count: int) -> int:
-    """Sum of each process's count."""
-    return int(np.sum(multihost_utils.process_allgather(np.asarray(count))))
-
-
-def whole(tree):
-    """A tree of arrays as numpy: global ones whole, and of those that each process has for itself all rows."""
-    return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))
-
-
-def _is_loss(error: BaseException) -> bool:
-    """Whether it comes of the end of another process."""
-    lost = ("Gloo", "NCCL", "Connection closed by peer", "Connection reset", "heartbeat", "UNAVAILABLE")
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in lost)
+def is_loss(error: BaseException) -> bool:
+    """Whether an error of one of several processes comes of the end of another: jax says so in many words."""
+    causes: list[BaseException | None] = [error]
+    while causes[-1] is not None:
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    of_jax = [cause for cause in causes if isinstance(cause, jax.errors.JaxRuntimeError)]
+    return jax.process_count() > 1 and any("RESOURCE_EXHAUSTED" not in str(cause) for cause in of_jax)
 
 
 def _first_line(error: BaseException) -> str:

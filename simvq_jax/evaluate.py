@@ -13,11 +13,11 @@ import numpy as np
 from absl import logging
 
 from configs import common
-from simvq_jax import cli, cluster
+from simvq_jax import agreement, cli, cluster
+from simvq_jax.agreement import is_first, whole
 from simvq_jax.api import load
 from simvq_jax.api.hub import folder_of
 from simvq_jax.build import build_perceptual, build_scoring_nets, build_timeouts, of_sound, read_config, samples_a_token
-from simvq_jax.cluster import is_first, whole
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
 from simvq_jax.inputs import EvalData, skip_list
@@ -29,7 +29,7 @@ from simvq_jax.progress import Progress
 from simvq_jax.provenance import provenance
 from simvq_jax.scoring import PictureScorer, Scored, SoundScorer
 from simvq_jax.scoring.distances import FrechetDistances
-from simvq_jax.store import place, staged
+from simvq_jax.store import path_of, staged
 
 FILES = ("lpips_vgg", "lpips_linear", *common.get_config().metrics)  # keys of config.losses and config.metrics
 OF_SOUND = ("crepe", "utmos")  # of these; the others are of pictures
@@ -108,7 +108,7 @@ def evaluate(
         counts=counts[0],
         originals=samples.originals,
         reconstructions=samples.reconstructions,
-        tokens=np.concatenate(samples.tokens)[:, : codes.shape[1]],  # what a product's first stage sees of them
+        tokens=samples.all_tokens(codes.shape[1]),
         codes=codes,
         singular_values=singular_values,
         rows=_rows(names, items),
@@ -139,6 +139,11 @@ class _Samples:
         tokens = scorer.tokens(batch, scored)
         wanted = -(-TOKENS * len(rows) // min(KEPT, self._items))
         self.tokens.append(tokens[:: max(len(tokens) // wanted, 1)][:wanted])
+
+    def all_tokens(self, dim: int) -> np.ndarray:
+        """(m, dim): of a product, what its first stage sees. m is 0 where this process had filled-up rows alone."""
+        none = np.zeros((0, dim), np.float32)
+        return np.concatenate([none, *(tokens[:, :dim] for tokens in self.tokens)])
 
 
 def _means(items: dict[str, np.ndarray], scorer) -> dict[str, float]:
@@ -198,12 +203,12 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0, **files: st
     mesh = make_mesh()
     # A run is evaluated on whatever devices there are.
     config.data.eval_batch_size += -config.data.eval_batch_size % mesh.size
-    with staged(place(run), skip_list()) as stage, jax.set_mesh(mesh):
+    with staged(path_of(run), skip_list()) as stage, jax.set_mesh(mesh):
         eval_data = EvalData(config, SkipLog(stage.folder / skip_list()), source=data or "", limit=limit)
         variables = place_whole(tokenizer.variables, mesh)
         perceptual = place_whole(build_perceptual(config), mesh)
         scorer = make_scorer(config, tokenizer.autoencoder, perceptual, mesh)
-        progress = Progress(f"evaluate {place(run).name}", len(eval_data), silent=not is_first())
+        progress = Progress(f"evaluate {path_of(run).name}", len(eval_data), silent=not is_first())
         result = evaluate(scorer, tokenizer.autoencoder, variables, eval_data, mesh, progress)
     if of_sound(config):
         rate = config.data.sample_rate / samples_a_token(config)
@@ -232,9 +237,9 @@ def save_figures(run: Path, data: str, result: Evaluation) -> None:
         return
     figures = {name: float(f"{value:.9g}") for name, value in sorted(result.metrics.items())}
     record = {"data": data, **figures, "provenance": result.provenance}
-    replace_text(place(run) / "evaluation.json", json.dumps(record, indent=2) + "\n")
+    replace_text(path_of(run) / "evaluation.json", json.dumps(record, indent=2) + "\n")
     if result.rows:
-        replace_text(place(run) / "evaluation_files.csv", _table(result.rows))
+        replace_text(path_of(run) / "evaluation_files.csv", _table(result.rows))
 
 
 def _table(rows: dict[str, dict[str, float]]) -> str:
@@ -252,10 +257,12 @@ def main(run: str, data: str, limit: int, **rest) -> None:
     """Prints the figures, and writes them to RUN/evaluation.json."""
     folder = folder_of(run)
     config = read_config(folder)
-    with cluster.joined(build_timeouts(config), {name: rest.pop(name) for name in cluster.FLAGS}):
+    job = cluster.taken_from(rest)
+    with cluster.joined(build_timeouts(config), job):
+        agreement.check_alike("the command", f"{run} {data} {limit} {rest} {config.to_dict()}")
         result = evaluate_run(folder, data or None, limit, **rest)
         save_figures(folder, data or config.data.source, result)
-        for name, value in sorted(result.metrics.items()) if cluster.is_first() else ():
+        for name, value in sorted(result.metrics.items()) if agreement.is_first() else ():
             print(f"{name:32} {value:.6g}")
 
 

@@ -6,6 +6,7 @@ nothing overlaps.
 """
 
 import collections
+import copy
 import json
 import math
 from pathlib import Path
@@ -96,8 +97,9 @@ def explain(config) -> Explanation:
     mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.accumulate, mesh)
     check_codebook(config.quantizer.codebook_size, mesh)
-    networks, optimizers = build.build_networks(config), build.build_optimizers(config)
+    config = copy.deepcopy(config)
     config.discriminator.start = 0  # a step as most will be
+    networks, optimizers = build.build_networks(config), build.build_optimizers(config)
     step = build.build_train_step(config, networks, optimizers)
     dtype = jnp.float32 if build.of_sound(config) else jnp.uint8
     shape = (config.batch_size, *build.example_shape(config))
@@ -110,7 +112,7 @@ def explain(config) -> Explanation:
     program, memory = Program(compiled.as_text(), mesh.size), compiled.memory_analysis()
     return Explanation(
         mesh=dict(mesh.shape),
-        state=_state_bytes(state),
+        state=state_bytes(state),
         batch=math.prod(batch.sharding.shard_shape(shape)) * batch.dtype.itemsize,
         temporary=int(memory.temp_size_in_bytes),
         flops=program.flops(),
@@ -119,7 +121,7 @@ def explain(config) -> Explanation:
     )
 
 
-def _state_bytes(state: TrainState) -> dict[str, int]:
+def state_bytes(state: TrainState) -> dict[str, int]:
     """Bytes of a device's share, by PARTS."""
 
     def total(*trees) -> int:
@@ -188,7 +190,7 @@ def text(explanation: Explanation, config, chip: Chip, utilization: float) -> st
     computing, sending = seconds(explanation, chip, utilization)
     state = sum(explanation.state.values())
     lines = [
-        f"{devices} devices, {mesh}; batch {config.batch_size}, {config.dtype}",
+        f"{devices} devices, {mesh}; batch {config.batch_size}, {config.dtype}, without LPIPS",
         "",
         "state, MB a device:  " + "  ".join(f"{name} {size / 1e6:,.1f}" for name, size in explanation.state.items()),
         f"in all {state / 1e6:,.1f} MB of state, {explanation.batch / 1e6:,.1f} of the batch,"
@@ -211,7 +213,7 @@ def text(explanation: Explanation, config, chip: Chip, utilization: float) -> st
         "",
         f"estimate at {chip.teraflops:g} TFLOP/s x {utilization:.0%} and {chip.link:g} GB/s:"
         f" computing {computing * 1e3:,.2f} ms, sending {sending * 1e3:,.2f} ms,"
-        f" {sending / (computing + sending):.1%} of the step if nothing overlaps",
+        f" {sending / (computing + sending):.1%} of the step if nothing overlaps and all links are alike",
     ]
     if explanation.shardings:
         lines += ["", "split arrays:"]
@@ -222,7 +224,11 @@ def text(explanation: Explanation, config, chip: Chip, utilization: float) -> st
 
 
 def chip_of(name: str, teraflops: float, link: float) -> Chip:
-    """The named chip, with other speeds where they are given. Raises ValueError on an unknown name."""
+    """The named chip, with other speeds where they are given. Raises ValueError on an unknown name or no speed."""
+    if teraflops < 0 or link < 0:
+        raise ValueError(
+            f"--teraflops is {teraflops} and --link_gb_s {link} but neither may be negative; 0 = the chip's."
+        )
     if name not in CHIPS:
         raise ValueError(f"--chip={name} is unknown: give one of {', '.join(CHIPS)}.")
     chip = CHIPS[name]

@@ -18,7 +18,7 @@ import grain
 import jax
 
 from configs import common
-from simvq_jax import cli, cluster
+from simvq_jax import agreement, cli, cluster
 from simvq_jax.api import ImageTokenizer, Tokenizer, load
 from simvq_jax.build import build_timeouts
 from simvq_jax.data.encoded import Item, SkipLog, Source
@@ -187,8 +187,9 @@ def _finish(out: Path, settings: dict[str, Any], paths: list[Path]) -> bool:
 
 def main(run: str, process_index: int, process_count: int, **rest) -> None:
     """Command line of `extract_tokens`."""
-    place = {name: rest.pop(name) for name in cluster.FLAGS}
-    with cluster.joined(build_timeouts(common.get_config()), place):
+    job = cluster.taken_from(rest)
+    with cluster.joined(build_timeouts(common.get_config()), job):
+        agreement.check_alike("the command", f"{run} {process_count} {rest}")
         share = Share(process_index, process_count)
         if jax.process_count() > 1:
             if share != WHOLE:
@@ -198,7 +199,7 @@ def main(run: str, process_index: int, process_count: int, **rest) -> None:
                 )
             share = Share(jax.process_index(), jax.process_count())
         extract_run(run, share, **rest)
-        cluster.wait_for_all("tokens extracted")
+        agreement.wait_for_all("tokens extracted")
 
 
 def extract_run(

@@ -6,8 +6,8 @@ from collections.abc import Generator, Iterator
 import jax
 import numpy as np
 
+from simvq_jax.agreement import check_alike
 from simvq_jax.build import example_shape, of_sound
-from simvq_jax.cluster import check_alike
 from simvq_jax.data.cuts import Cut, picture_cut, recording_cut
 from simvq_jax.data.encoded import Source
 from simvq_jax.data.eval_crops import Batch, EvalCrops

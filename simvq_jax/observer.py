@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import jax
 
+from simvq_jax.agreement import is_first, total_over_processes
 from simvq_jax.build import of_sound, tokens_an_example
-from simvq_jax.cluster import is_first, total_over_processes
 from simvq_jax.drawing.pictures import picture_grid
 from simvq_jax.drawing.sounds import mel_picture
 from simvq_jax.evaluate import CONSTANT, Evaluation, evaluate, make_scorer
@@ -100,7 +100,8 @@ class Observer:
         self._writer.write_scalars(step, {k: v for k, v in result.metrics.items() if k not in CONSTANT})
         if result.singular_values.size:
             self._writer.write_histograms(step, {"eval/transform_singular_values": result.singular_values})
-        self._writer.write_images(step, {"eval/original_over_reconstruction": self._pairs(result)[..., :3]})
+        if is_first():  # another process may have had no pictures
+            self._writer.write_images(step, {"eval/original_over_reconstruction": self._pairs(result)[..., :3]})
         self._writer.flush()  # an evaluation is made once; of steps, a resume makes those after the checkpoint again
         self._since += time.monotonic() - began  # throughput is that of training alone
         return result

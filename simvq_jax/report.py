@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from simvq_jax import build, cli, cluster
+from simvq_jax import agreement, build, cli, cluster
 from simvq_jax.drawing import charts, curves, page
 from simvq_jax.drawing.axes import number
 from simvq_jax.drawing.curves import SPECTRUM, Metrics, read_metrics
@@ -19,7 +19,7 @@ from simvq_jax.drawing.pictures import DEAD, TOKEN, USED, picture_grid, png_data
 from simvq_jax.drawing.sounds import mel_picture, player, waveform
 from simvq_jax.evaluate import Evaluation, evaluate_run, save_figures
 from simvq_jax.files import replace_text
-from simvq_jax.store import place
+from simvq_jax.store import path_of
 
 SKIPPED_SHOWN = 50
 SOUNDS_SHOWN = 8
@@ -187,13 +187,14 @@ def _details(run: Path, config: dict[str, Any], evaluation: Evaluation) -> str:
 
 def main(run: str, data: str, **job) -> None:
     """Evaluate the run folder `run`, on the source `data` if one is given, and write its report."""
-    folder = place(run)
+    folder = path_of(run)
     read_metrics(folder)  # a wrong folder fails here, in a moment, not after a long evaluation
     config = build.read_config(folder)
     with cluster.joined(build.build_timeouts(config), job):
+        agreement.check_alike("the command", f"{run} {data} {config.to_dict()}")
         evaluation = evaluate_run(folder, data or None)
         save_figures(folder, data or config.data.source, evaluation)
-        if cluster.is_first():
+        if agreement.is_first():
             print(write_report(folder, evaluation))
 
 

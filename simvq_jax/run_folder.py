@@ -12,8 +12,8 @@ from pathlib import Path
 from absl import logging
 
 from simvq_jax import build, cli
+from simvq_jax.agreement import all_agree, all_see, is_first
 from simvq_jax.api.packed import is_packed
-from simvq_jax.cluster import all_agree, check_alike, is_first
 from simvq_jax.files import replace_text
 from simvq_jax.store import is_remote
 
@@ -92,8 +92,12 @@ def sole_writer(workdir: Path) -> Iterator[Callable[[], None]]:
                 f"{workdir} is being written by {other or 'another training'}: wait for its end, or give another"
                 " --workdir."
             )
+        if not all_see(lambda: _signature(workdir)):
+            raise ValueError(
+                f"the processes do not see the same folder at {workdir}: give a --workdir on a file system that all"
+                " share, or in a bucket."
+            )
         signature = _signature(workdir)
-        check_alike(f"the run folder {workdir}, which all must share, as seen", signature)
 
         def check_ours():
             if is_remote(workdir) and is_first() and _signature(workdir) != signature:
@@ -128,4 +132,5 @@ def _lock(workdir: Path, held: contextlib.ExitStack) -> str:
     file.truncate(0)
     file.write(signature)
     file.flush()
+    os.fsync(file.fileno())  # other machines look at it
     return ""

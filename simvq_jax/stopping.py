@@ -3,9 +3,12 @@
 import contextlib
 import os
 import signal
+import time
 
 import jax
 from jax.experimental import multihost_utils
+
+SAME_SIGNAL = 2.0  # seconds within which a second one is the first, passed on
 
 
 class Stopped(Exception):
@@ -16,7 +19,8 @@ class StopRequest:
     """SIGTERM or SIGINT ask for the end of training after the step, or the batch of an evaluation, under way.
 
     Both save. SIGTERM, a preemption, is a clean end; after SIGINT, the keyboard's, the process reports it, so that a
-    script does not go on to its next stage. A second signal ends a lone process at once. Of several processes all stop
+    script does not go on to its next stage. A second signal ends a lone process at once, unless it comes with the
+    first: schedulers signal a process and its parent, which passes it on. Of several processes all stop
     at the same place, whichever of them got the signal: jax's preemption service, which has taken SIGTERM for itself,
     chooses one that none has passed yet.
     """
@@ -24,6 +28,7 @@ class StopRequest:
     def __init__(self):
         self.interrupted = False  # by the keyboard: what started us must not go on as if we had finished
         self._requested = False
+        self._since = 0.0  # seconds of a clock, of the first signal
         self._places = 0  # asked at so far; the same on every process
         self._previous = {}
 
@@ -53,9 +58,12 @@ class StopRequest:
             raise Stopped
 
     def _ask(self, number, _):
-        self._requested = True
-        self.interrupted = number == signal.SIGINT
-        signal.signal(number, signal.SIG_DFL)
+        if not self._requested:
+            self._requested, self._since = True, time.monotonic()
+            self.interrupted = number == signal.SIGINT
+        elif time.monotonic() - self._since > SAME_SIGNAL:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def _pass_on(self, *_):
         self.interrupted = True

@@ -15,7 +15,7 @@ def is_remote(path) -> bool:
     return os.fspath(path).startswith(BUCKETS)
 
 
-def place(path) -> Path:
+def path_of(path) -> Path:
     """A path, or what acts like one for an address in a bucket.
 
     Raises ModuleNotFoundError with the extra's name if the package is missing, ValueError on half an address.
@@ -40,7 +40,7 @@ def remote_files(folder: Path) -> Iterator[Path]:
     """All files of a folder in a bucket, and of those in it."""
     remote: Any = folder
     for inner, _, names in remote.walk():
-        inside = place(inner if is_remote(inner) else f"{BUCKETS}{os.fspath(inner)}")
+        inside = path_of(inner if is_remote(inner) else f"{BUCKETS}{os.fspath(inner)}")
         yield from (inside / name for name in names)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from simvq_jax import accelerators, build, cli, cluster
+from simvq_jax import accelerators, agreement, build, cli, cluster
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.health import rank_figures
@@ -21,7 +21,7 @@ from simvq_jax.run_folder import check_run, claim_run, sole_writer
 from simvq_jax.start import initial_state
 from simvq_jax.state import TrainState
 from simvq_jax.stopping import Stopped, StopRequest
-from simvq_jax.store import place, staged
+from simvq_jax.store import path_of, staged
 from simvq_jax.writers import has_evaluation, open_writer
 
 
@@ -39,7 +39,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
     build.check_ranges(config)
     if stop_at < 0:
         raise ValueError(f"stop_at is {stop_at} but must be 0, to go on to the end, or a step.")
-    cluster.check_alike("the config", f"{cli.flatten(config)} {stop_at}")
+    agreement.check_alike("the config", f"{cli.flatten(config)} {stop_at}")
     mesh = make_mesh(**config.mesh)
     check_batch(config.batch_size, config.accumulate, mesh)
     check_batch(config.data.eval_batch_size, 1, mesh, key="data.eval_batch_size")
@@ -63,7 +63,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
 
 def appended_files() -> list[str]:
     """Names of the files of a run folder that this process adds to."""
-    return [skip_list(), *(["metrics.jsonl"] if cluster.is_first() else [])]
+    return [skip_list(), *(["metrics.jsonl"] if agreement.is_first() else [])]
 
 
 def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at) -> TrainState:
@@ -124,7 +124,7 @@ def _is_due(step: int, every: int, last: int) -> bool:
 
 def _evaluated(folder: Path, step: int) -> bool:
     """Whether the figures of an evaluation at this step are on the disk, by process 0's word."""
-    return cluster.agreed(cluster.is_first() and has_evaluation(folder, step))
+    return agreement.agreed(agreement.is_first() and has_evaluation(folder, step))
 
 
 def evaluated_to_its_end(observe: Observer, state: TrainState, step: int, stop: StopRequest) -> bool:
@@ -150,11 +150,13 @@ def config_of(chosen: cli.Chosen, workdir: Path) -> ml_collections.ConfigDict:
     return config
 
 
-def main(config: cli.Chosen, workdir: str, stop_at: int, stopped_status: int, allow_cpu: bool, **job) -> None:
+def main(
+    config: cli.Chosen, workdir: str, stop_at: int, stopped_status: int = 0, allow_cpu: bool = False, **job
+) -> None:
     """Command line of `train`."""
-    folder = place(workdir)
+    folder = path_of(workdir)
     chosen = config_of(config, folder)
-    with cluster.joined(build.build_timeouts(chosen), job):
+    with cluster.joined(build.build_timeouts(chosen), job, saves_on_sigterm=True):
         accelerators.check_used(allow_cpu)
         state = train(chosen, folder, stop_at)
         whole = int(state.step) == chosen.steps

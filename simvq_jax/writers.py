@@ -26,7 +26,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
-from simvq_jax.cluster import is_first
+from simvq_jax.agreement import is_first
 from simvq_jax.files import replace_text
 
 

@@ -30,7 +30,9 @@ def test_a_tpu_is_known_by_its_chip(tmp_path):
 def test_a_gpu_is_known_by_its_driver(tmp_path):
     (tmp_path / "dev").mkdir()
     assert accelerators.extra_of(tmp_path) == ""
-    (tmp_path / "dev/nvidia0").touch()
+    (tmp_path / "dev/nvidiactl").touch()  # the driver's, not a device
+    assert accelerators.extra_of(tmp_path) == ""
+    (tmp_path / "dev/nvidia3").touch()
     assert accelerators.extra_of(tmp_path) == "gpu"
 
 

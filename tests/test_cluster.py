@@ -13,7 +13,7 @@ import processes
 import pytest
 from tiny import flags_of, tiny_config
 
-from simvq_jax import build, cluster, train
+from simvq_jax import agreement, build, cluster, train
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.tokens import TokenSource
 from simvq_jax.mesh import make_mesh, state_sharding
@@ -66,6 +66,24 @@ def test_one_process_goes_on_where_two_stopped(run_of_two, tmp_path):
     config.steps, config.mesh.codebook = 5, 8
     state = train.train(config, run)
     assert int(state.step) == 5 and int(restored(run).step) == 5
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 2, "codebook": 2}, {"codebook": 2}, {}])
+def test_fewer_devices_go_on_with_the_same_batches(run_of_two, tmp_path, axes):
+    """8 -> 4, 2, 1 devices."""
+    devices = 2 ** len(axes)
+    runs = {tmp_path / "fewer": (devices, axes), tmp_path / "eight": (8, {})}
+    for run, (count, mesh) in runs.items():
+        shutil.copytree(run_of_two, run)
+        flags = [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
+        processes.run(*TRAIN, f"--workdir={run}", "--config.steps=6", *flags, processes=1, devices=count)
+    fewer, eight = (
+        {row["step"]: row["train/loss"] for row in rows_of(run) if row["step"] > 4 and "train/loss" in row}
+        for run in runs
+    )
+    assert fewer.keys() == eight.keys() == {5, 6}
+    for step in fewer:
+        assert fewer[step] == pytest.approx(eight[step], rel=1e-5)
 
 
 def test_evaluation_report_and_tokens_of_two_processes(run_of_two, tmp_path):
@@ -136,7 +154,7 @@ def test_processes_must_share_the_run_folder(tmp_path):
     commands = [[*TRAIN, *flags_of(), f"--workdir={tmp_path / name}"] for name in ("a", "b")]
     with processes.job(commands, devices=1) as started:
         said = processes.finish(started, seconds=120)
-    assert "which all must share" in said[0]
+    assert "the processes do not see the same folder" in said[0]
 
 
 def test_a_coordinator_that_cannot_be_reached(tmp_path):
@@ -165,6 +183,51 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_next_start(run_of_two, tmp_pa
         said = "".join(processes.finish(started, seconds=120))
     assert "checkpoint 4 of" in said and "start all processes again" in said
     assert (run / "damaged_checkpoints/4").is_dir() and not (run / "checkpoints/4").exists()
+
+
+def test_a_process_without_items_evaluates_with_the_others(run_of_two, tmp_path):
+    """A set so small that the second process has filled-up rows alone."""
+    run = Path(shutil.copytree(run_of_two, tmp_path / "run"))
+    processes.run("-m", "simvq_jax.evaluate", f"--run={run}", "--limit=2", processes=2, devices=1)
+    assert json.loads((run / "evaluation.json").read_text())["eval/pictures"] == 2
+
+
+def test_unlike_commands_are_told_apart(run_of_two):
+    commands = [["-m", "simvq_jax.evaluate", f"--run={run_of_two}", f"--limit={limit}"] for limit in (2, 3)]
+    with processes.job(commands, devices=1) as started:
+        said = processes.finish(started, seconds=120)
+    assert "the command of process 1 differs from that of process 0" in said[1]
+
+
+DYING = """
+import os, sys
+from simvq_jax import checkpoint
+restore_step = checkpoint.Checkpointer.restore_step
+if os.environ["JAX_PROCESS_ID"] == "1":
+    checkpoint.Checkpointer.restore_step = lambda *_: os._exit(9)
+sys.argv = ["train", *sys.argv[1:]]
+import runpy
+runpy.run_module("simvq_jax.train", run_name="__main__")
+"""
+
+
+def test_a_death_while_restoring_condemns_no_checkpoint(run_of_two, tmp_path):
+    run = Path(shutil.copytree(run_of_two, tmp_path / "run"))
+    with processes.job([["-c", DYING, *flags_of(steps=6), f"--workdir={run}"]] * 2, devices=1) as started:
+        said = processes.finish(started, seconds=90)
+    assert started[0].returncode in (75, 134, -6), said[0]
+    assert (run / "checkpoints/4").is_dir() and not (run / "damaged_checkpoints").exists()
+
+
+def test_what_counts_as_the_loss_of_another_process(monkeypatch):
+    lost = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+    wrapped = RuntimeError("a checkpoint could not be written")
+    wrapped.__cause__ = lost
+    assert not cluster.is_loss(lost)  # alone
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert cluster.is_loss(lost) and cluster.is_loss(wrapped)
+    assert not cluster.is_loss(ValueError("a mistake"))
+    assert not cluster.is_loss(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
 
 
 def test_where_a_place_comes_from():
@@ -202,8 +265,8 @@ def test_timeouts_must_be_positive():
 
 
 def test_alone_nothing_is_asked_of_others():
-    assert cluster.is_first() and cluster.agreed(True) and not cluster.all_agree(False)
-    assert cluster.total_over_processes(3) == 3
-    cluster.check_alike("the config", "anything")
+    assert agreement.is_first() and agreement.agreed(True) and not agreement.all_agree(False)
+    assert agreement.total_over_processes(3) == 3
+    agreement.check_alike("the config", "anything")
     with cluster.joined(cluster.Timeouts(1, 1, 1), NOWHERE):
         assert "JAX_PROCESS_ID" not in os.environ and jax.process_count() == 1

@@ -8,9 +8,11 @@ import jax
 import pytest
 from tiny import tiny_config
 
-from configs import recipes
+from configs import imagenet128_simvq, recipes
 from simvq_jax import build
-from simvq_jax.explain import CHIPS, chip_of, explain, seconds, text
+from simvq_jax.explain import CHIPS, chip_of, explain, seconds, state_bytes, text
+from simvq_jax.mesh import make_mesh
+from simvq_jax.start import state_template
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,6 +60,17 @@ def test_fsdp_divides_the_state_but_not_the_quantizer():
     assert {"gradients", "parameters, gathered for use"} <= {row.purpose for row in found.collectives}
 
 
+def test_fsdp_makes_the_state_of_the_imagenet_experiment_a_sixth():
+    """On eight devices, by shapes alone."""
+    config = imagenet128_simvq.get_config("65k")
+    networks, optimizers = build.build_networks(config), build.build_optimizers(config)
+    split, whole = (
+        sum(state_bytes(state_template(config, networks, optimizers, make_mesh(**axes))).values())
+        for axes in ({"data": 1, "fsdp": 8}, {"data": 8})
+    )
+    assert split < 0.16 * whole
+
+
 def test_a_split_codebook_sends_two_numbers_and_a_row_a_token():
     config = tiny_config(mesh__codebook=8)
     recipes.plain(config)
@@ -76,7 +89,10 @@ def test_the_estimate_divides_by_the_speeds_that_are_given():
     assert chip == CHIPS["v5e"]._replace(link=100.0)
     assert seconds(found, chip, 0.5) == (found.flops / (197e12 * 0.5), found.wire / 100e9)
     page = text(found, config, chip, 0.5)
-    assert "8 devices, data=8, fsdp=1, codebook=1" in page and "of the step if nothing overlaps" in page
+    assert (
+        "8 devices, data=8, fsdp=1, codebook=1" in page
+        and "of the step if nothing overlaps and all links are alike" in page
+    )
 
 
 def run(*arguments) -> subprocess.CompletedProcess:

@@ -20,6 +20,7 @@ LAYERS = [
     ("simvq_jax.cli", set()),
     ("simvq_jax.accelerators", set()),
     ("simvq_jax.cluster", {"cli", "accelerators"}),
+    ("simvq_jax.agreement", set()),
     ("simvq_jax.stopping", set()),
     ("simvq_jax.drawing", {"dsp"}),
     ("simvq_jax.data", {"cli", "files", "store"}),
@@ -34,8 +35,8 @@ LAYERS = [
     ("simvq_jax.metrics", {"dsp", "models.pretrained", "losses.perceptual"}),
     ("simvq_jax.state", {"mesh"}),
     ("simvq_jax.optim", {"mesh"}),
-    ("simvq_jax.checkpoint", {"mesh", "state", "store"}),
-    ("simvq_jax.writers", {"cluster", "files"}),
+    ("simvq_jax.checkpoint", {"cluster", "mesh", "state", "store"}),
+    ("simvq_jax.writers", {"agreement", "files"}),
     ("simvq_jax.health", {"metrics", "optim", "quantize"}),
     ("simvq_jax.step", {"health", "losses", "metrics", "models", "optim", "quantize", "state"}),
 ]

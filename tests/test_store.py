@@ -82,7 +82,7 @@ def test_it_loads_evaluates_and_is_reported(trained):
 
 
 def test_the_latest_training_has_the_folder(trained):
-    place = store.place(f"gs://{fake_gcs.BUCKET}/runs/contested")
+    place = store.path_of(f"gs://{fake_gcs.BUCKET}/runs/contested")
     with run_folder.sole_writer(place) as check_ours:
         check_ours()
         with (
@@ -93,7 +93,7 @@ def test_the_latest_training_has_the_folder(trained):
 
 
 def test_a_training_that_lost_its_folder_uploads_nothing(trained):
-    place = store.place(f"gs://{fake_gcs.BUCKET}/runs/lost")
+    place = store.path_of(f"gs://{fake_gcs.BUCKET}/runs/lost")
 
     def refuse():
         raise ValueError("another has it")
@@ -123,13 +123,13 @@ def test_pictures_in_a_bucket(trained, tmp_path):
 
 
 def test_addresses(monkeypatch):
-    assert store.place("a/b") == Path("a/b") and not store.is_remote("a/b")
+    assert store.path_of("a/b") == Path("a/b") and not store.is_remote("a/b")
     with pytest.raises(ValueError, match="gs://bucket names no folder of a bucket"):
-        store.place("gs://bucket")
+        store.path_of("gs://bucket")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     importlib.invalidate_caches()
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'simvq_jax\[gcs\]'"):
-        store.place("gs://bucket/run")
+        store.path_of("gs://bucket/run")
 
 
 def test_staged_files_of_a_local_folder_are_its_own(tmp_path):

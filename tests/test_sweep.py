@@ -130,6 +130,15 @@ def test_flags_that_do_not_fit(experiment, tmp_path, jobs, only, sentence):
         sweep.main(experiment(*TWO_RUNS), str(tmp_path / "runs"), jobs, only, False, "")
 
 
+def test_a_sweep_may_lie_in_a_bucket(experiment, tmp_path, monkeypatch):
+    pytest.importorskip("gcsfs")
+    given = []
+    monkeypatch.setattr(sweep, "is_finished", lambda *_: False)
+    monkeypatch.setattr(sweep, "perform", lambda run, commands, workdir, say: given.extend(commands) or True)
+    sweep.main(experiment(*TWO_RUNS), "gs://bucket/study", 1, "small", False, "bash launcher")
+    assert "--workdir=gs://bucket/study/small" in given[0]
+
+
 def test_what_is_left_is_given_to_a_launcher(experiment, tmp_path, trained_run, capsys):
     file, launcher = experiment(*TWO_RUNS), tmp_path / "launcher"
     finish(trained_run, tmp_path / "runs/small")

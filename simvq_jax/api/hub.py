@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from simvq_jax.store import place
+from simvq_jax.store import path_of
 
 ADDRESS = "hf://"
 
@@ -19,7 +19,7 @@ def folder_of(run: str) -> Path:
             f"{run} is an address but the result goes into the run folder: download it first"
             f" (hf download {run.removeprefix(ADDRESS)} --local-dir=FOLDER) and give that folder."
         )
-    return place(run)
+    return path_of(run)
 
 
 def downloaded(address: str) -> Path:

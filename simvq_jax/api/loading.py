@@ -15,7 +15,7 @@ from simvq_jax.build import build_networks, build_optimizers, build_state, of_so
 from simvq_jax.checkpoint import Checkpointer, Restorable
 from simvq_jax.state import Inference, TrainState, inference_variables
 from simvq_jax.step import Networks
-from simvq_jax.store import place
+from simvq_jax.store import path_of
 
 
 class Restored(NamedTuple):
@@ -28,7 +28,7 @@ class Restored(NamedTuple):
 
 def restored_state(run: str | Path) -> Restored:
     """Raises FileNotFoundError if there is no run or no checkpoint, CheckpointError if all are damaged."""
-    run = place(run)
+    run = path_of(run)
     config = read_config(run)
     networks = build_networks(config)
     return Restored(config, networks, _restore(run, config, _shapes(config, networks)))
@@ -45,7 +45,7 @@ def load(run: str | Path, *, decoder: bool = True) -> Tokenizer:
 
     Raises as `restored_state`, and WeightFileError where packed weights do not fit their config.
     """
-    run = hub.downloaded(str(run)) if hub.is_address(run) else place(run)
+    run = hub.downloaded(str(run)) if hub.is_address(run) else path_of(run)
     config = read_config(run)
     networks = build_networks(config)
     shapes = _shapes(config, networks)

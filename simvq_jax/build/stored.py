@@ -7,7 +7,7 @@ import ml_collections
 
 from configs import common
 from simvq_jax import cli
-from simvq_jax.store import place
+from simvq_jax.store import path_of
 
 
 def read_config(run: Path) -> ml_collections.ConfigDict:
@@ -15,7 +15,7 @@ def read_config(run: Path) -> ml_collections.ConfigDict:
 
     Raises FileNotFoundError or ValueError where there is none to read, or it has keys that no longer exist.
     """
-    path = place(run) / "config.json"
+    path = path_of(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {run} is no run folder; give one that training wrote.")
     try:

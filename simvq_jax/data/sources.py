@@ -98,7 +98,7 @@ class FolderSource(EncodedSource):
     def __init__(self, path: str | Path, split: str, *, kind: Kind, skipped: SkipLog):
         super().__init__(f"folder {path}", kind, skipped)
         _check_split(split)
-        self._root = store.place(path).expanduser()
+        self._root = store.path_of(path).expanduser()
         self._files = self._of_split(split)
 
     def _of_split(self, split: str) -> list[Path]:
@@ -193,7 +193,7 @@ def _prepared_builder(name: str, data_dir: str, kind: Kind) -> Any:
 
     where = data_dir or "the default folder of TFDS"
     try:
-        builder = tfds.builder(name, data_dir=str(store.place(data_dir).expanduser()) if data_dir else None)
+        builder = tfds.builder(name, data_dir=str(store.path_of(data_dir).expanduser()) if data_dir else None)
     except ValueError as error:  # no such dataset, or a name that TFDS cannot parse
         raise FileNotFoundError(
             f"There is no dataset {name!r} in {where}; "
