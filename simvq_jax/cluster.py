@@ -34,6 +34,7 @@ LOSS = (
     "another process of the job is gone ({}): see what it said, and start all of them again; training goes on from the"
     " newest checkpoint."
 )
+LOST = ("Gloo", "NCCL", "Connection closed by peer", "coordination service")  # in what a ValueError may say as well
 TRY_AGAIN = 75  # exit status of a process that could not go on for want of another: EX_TEMPFAIL of sysexits.h
 MARGIN = 60  # seconds that jax waits beyond our limit: its own end is an abort with a stack trace
 
@@ -163,12 +164,14 @@ def _limit(seconds: int, where: str) -> Iterator[None]:
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether an error of one of several processes comes of the end of another: jax says so in many words."""
-    causes: list[BaseException | None] = [error]
-    while causes[-1] is not None:
-        causes.append(causes[-1].__cause__ or causes[-1].__context__)
-    of_jax = [cause for cause in causes if isinstance(cause, jax.errors.JaxRuntimeError)]
-    return jax.process_count() > 1 and any("RESOURCE_EXHAUSTED" not in str(cause) for cause in of_jax)
+    """Whether an error of one of several processes comes of the end of another: jax says so in many words and types."""
+    cause: BaseException | None = error
+    while cause is not None and jax.process_count() > 1:
+        of_jax = isinstance(cause, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(cause)
+        if of_jax or any(word in str(cause) for word in LOST):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _first_line(error: BaseException) -> str:
