@@ -159,7 +159,7 @@ def test_a_tpu_is_asked_for_until_the_run_is_whole(cluster, tmp_path):
         "gcloud compute tpus queued-resources create simvq --node-id=simvq --accelerator-type=v5litepod-16"
         " --runtime-version=v2-alpha-tpuv5-lite --spot --zone=us-west4-a"
     }
-    started = [call for call in calls if "bash launch/job.sh" in call]
+    started = [call for call in calls if "setsid nohup" in call]
     assert len(started) == 2 and all("--worker=all" in call and r"a\\\ b" in call for call in started)
     assert "delete simvq --force --quiet" in calls[-1]
 
@@ -168,7 +168,7 @@ def test_a_mistake_on_a_tpu_is_not_tried_again(cluster, tmp_path):
     env = cluster(gcloud=GCLOUD) | tpu(tmp_path, "2")
     status, said = run("tpu_pod.sh", "run", "--config=a", "--workdir=gs://bucket/run", env=env)
     assert status == 2 and "which another start would not mend" in said
-    assert sum("bash launch/job.sh" in call for call in (tmp_path / "calls").read_text().splitlines()) == 1
+    assert sum("setsid nohup" in call for call in (tmp_path / "calls").read_text().splitlines()) == 1
 
 
 def test_a_job_that_runs_on_a_tpu_is_waited_for(cluster, tmp_path):
@@ -178,7 +178,7 @@ def test_a_job_that_runs_on_a_tpu_is_waited_for(cluster, tmp_path):
     (tmp_path / "state.running").touch()
     status, said = run("tpu_pod.sh", "run", "--config=a", "--workdir=gs://bucket/run", env=env)
     assert status == 0 and "a job is running there" in said
-    assert not [call for call in (tmp_path / "calls").read_text().splitlines() if "bash launch/job.sh" in call]
+    assert not [call for call in (tmp_path / "calls").read_text().splitlines() if "setsid nohup" in call]
 
 
 @pytest.mark.parametrize(
