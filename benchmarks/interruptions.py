@@ -25,9 +25,9 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from benchmarks.parallel_steps import free_port
-from simvq_jax import build, cli
-from simvq_jax.checkpoint import Checkpointer
+from benchmarks.processes import environments
+from simvq_jax import cli
+from simvq_jax.api.loading import restored_state
 
 PATIENCE = 60.0  # seconds until all processes have ended
 EVERY, EVALUATED = 10, 30  # steps between checkpoints, between evaluations
@@ -53,24 +53,15 @@ class Job:
     """The processes of one start of the training; what they say goes to a file each."""
 
     def __init__(self, run: Path, steps: int, processes: int, log: Path):
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
         command = [sys.executable, "-m", "simvq_jax.train", "--config=configs/quickstart.py", f"--workdir={run}"]
-        if processes > 1:
-            environment["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{free_port()}"
-            environment["JAX_NUM_PROCESSES"] = str(processes)
         self.logs = [log.with_suffix(f".{number}") for number in range(processes)]
         self.processes = []
-        for number, file in enumerate(self.logs):
-            place = {"JAX_PROCESS_ID": str(number)} if processes > 1 else {}
+        for file, environment in zip(self.logs, environments(processes, devices=1), strict=True):
             with file.open("w") as output:
-                self.processes.append(
-                    subprocess.Popen(
-                        [*command, f"--config.steps={steps}", *SMALL],
-                        env=environment | place,
-                        stdout=output,
-                        stderr=output,
-                    )
+                started = subprocess.Popen(
+                    [*command, f"--config.steps={steps}", *SMALL], env=environment, stdout=output, stderr=output
                 )
+            self.processes.append(started)
 
     def is_running(self) -> bool:
         """Whether none has ended."""
@@ -154,11 +145,10 @@ def interrupt(run: Path, steps: int, processes: int, log: Path, drawn: random.Ra
         drawn.choice(job.processes).send_signal(number)
     seconds = job.wait()
     _check_start(job.said(), before)
-    if not ended_first:
-        _check_end(job, number, run)
     if ended_first:
         job.finish()
         return None
+    _check_end(job, number, run)
     return Interruption(kind, number.name, newest(run), round(seconds, 2))
 
 
@@ -183,20 +173,9 @@ def _check_end(job: Job, number: signal.Signals, run: Path) -> None:
         raise RuntimeError(f"a process ended with 0 ({statuses}) though another was killed: {job.said()[-2000:]}")
 
 
-def last_state(run: Path):
-    """The arrays of the newest checkpoint, on one device."""
-    config = build.read_config(run)
-    networks, optimizers = build.build_networks(config), build.build_optimizers(config)
-    shapes = jax.eval_shape(lambda key: build.build_state(config, networks, optimizers, key), jax.random.key(0))
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    template = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=one), shapes)
-    with Checkpointer(run, read_only=True) as checkpoints:
-        return checkpoints.restore(template)
-
-
 def differing_arrays(run: Path, other: Path) -> list[str]:
     """Names of the arrays of the last states that are not the same bit for bit."""
-    ours, theirs = last_state(run), last_state(other)
+    ours, theirs = restored_state(run).state, restored_state(other).state
     leaves = zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True)
     return [jax.tree_util.keystr(path) for (path, a), b in leaves if np.asarray(a).tobytes() != np.asarray(b).tobytes()]
 

@@ -7,8 +7,6 @@ arrangement, two processes among them, and from five of them six steps in a row.
 where both are as near within rounding; in a row such a token makes runs drift apart, so of those the median counts.
 """
 
-import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import timing
+from benchmarks.processes import environments
 from simvq_jax import cli
 
 EVERY = 5  # steps between the states
@@ -51,34 +50,20 @@ SHAPES = {
 
 def run(module: str, flags: list[str], shape: Shape) -> None:
     """Runs a module in the processes of a shape. Raises RuntimeError with its output if one fails."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={shape.devices}",
-    }
-    if shape.processes > 1:
-        environment |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
-        environment |= {"JAX_NUM_PROCESSES": str(shape.processes)}
     started = [
         subprocess.Popen(
             [sys.executable, "-m", module, *flags],
-            env=environment | ({"JAX_PROCESS_ID": str(number)} if shape.processes > 1 else {}),
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for number in range(shape.processes)
+        for environment in environments(shape.processes, shape.devices)
     ]
     for process in started:
         said, _ = process.communicate()
         if process.returncode:
             raise RuntimeError(f"{module} ended with status {process.returncode}: {said[-2000:]}")
-
-
-def free_port() -> int:
-    """One that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def compare(found, expected, steps: list[int]) -> dict[str, Any]:

@@ -25,22 +25,20 @@ from simvq_jax.state import TrainState
 
 
 class Chip(NamedTuple):
-    """teraflops: peak of bfloat16 products. gigabytes: of memory. link: gigabytes a second that a device can send to
-    others near it."""
+    """teraflops: peak of bfloat16 products. link: gigabytes a second that a device can send to others near it."""
 
     teraflops: float
-    gigabytes: float
     link: float
 
 
 # Vendors' data sheets: TPU v5e and v5p have 400 and 1,200 GB/s of links in both directions together, H100 and A100
 # NVLink of 900 and 600.
 CHIPS = {
-    "v5e": Chip(197, 16, 200),
-    "v5p": Chip(459, 95, 600),
-    "v6e": Chip(918, 32, 400),
-    "a100": Chip(312, 80, 300),
-    "h100": Chip(989, 80, 450),
+    "v5e": Chip(197, 200),
+    "v5p": Chip(459, 600),
+    "v6e": Chip(918, 400),
+    "a100": Chip(312, 300),
+    "h100": Chip(989, 450),
 }
 # What an array that devices exchange is for, by a part of the traced functions' names; the first that fits.
 PURPOSES = (

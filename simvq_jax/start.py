@@ -15,7 +15,6 @@ from simvq_jax.step import as_float
 
 def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh) -> TrainState:
     """The restored state, or a new one; made in place on its devices."""
-
     template = state_template(config, networks, optimizers, mesh)
     restored = checkpoints.restore(template)
     if restored is not None:
@@ -36,7 +35,7 @@ def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh)
 
 def state_template(config, networks, optimizers, mesh) -> TrainState:
     """The state's shapes with their shardings; nothing is computed."""
-    shapes = jax.eval_shape(lambda key: build.build_state(config, networks, optimizers, key), jax.random.key(0))
+    shapes = build.state_shapes(config, networks, optimizers)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,

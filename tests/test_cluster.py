@@ -14,9 +14,8 @@ import pytest
 from tiny import flags_of, tiny_config
 
 from simvq_jax import agreement, build, cluster, train
-from simvq_jax.checkpoint import Checkpointer
+from simvq_jax.api.loading import restored_state
 from simvq_jax.data.tokens import TokenSource
-from simvq_jax.mesh import make_mesh, state_sharding
 
 NOWHERE = {"coordinator_address": "", "num_processes": 0, "process_id": -1}
 TRAIN = ["-m", "simvq_jax.train"]
@@ -25,16 +24,6 @@ LONG = {"steps": 4000, "eval_every": 4000, "checkpoint_every": 5, "discriminator
 
 def rows_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def restored(run: Path):
-    config = build.read_config(run)
-    networks, optimizers = build.build_networks(config), build.build_optimizers(config)
-    shapes = jax.eval_shape(lambda key: build.build_state(config, networks, optimizers, key), jax.random.key(0))
-    shardings = state_sharding(shapes, make_mesh(codebook=8))
-    template = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
-    with Checkpointer(run, read_only=True) as checkpoints:
-        return checkpoints.restore(template)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +54,7 @@ def test_one_process_goes_on_where_two_stopped(run_of_two, tmp_path):
     config = build.read_config(run)
     config.steps, config.mesh.codebook = 5, 8
     state = train.train(config, run)
-    assert int(state.step) == 5 and int(restored(run).step) == 5
+    assert int(state.step) == 5 and int(restored_state(run).state.step) == 5
 
 
 @pytest.mark.parametrize("axes", [{"fsdp": 2, "codebook": 2}, {"codebook": 2}, {}])
@@ -127,7 +116,7 @@ def test_the_death_of_one_ends_the_others(tmp_path, victim):
     other = 1 - victim
     assert started[other].returncode not in (0, None)
     assert "another process of the job is gone" in said[other] or "another task died" in said[other]
-    assert int(restored(run).step) % 5 == 0
+    assert int(restored_state(run).state.step) % 5 == 0
 
 
 def test_a_preemption_of_one_stops_all_at_the_same_step(tmp_path):
@@ -138,7 +127,7 @@ def test_a_preemption_of_one_stops_all_at_the_same_step(tmp_path):
         said = processes.finish(started, seconds=120)
     assert [process.returncode for process in started] == [0, 0], said
     stopped = int(said[0].rpartition("stopped at step ")[2].split(",")[0])
-    assert int(restored(run).step) == stopped == rows_of(run)[-1]["step"]
+    assert int(restored_state(run).state.step) == stopped == rows_of(run)[-1]["step"]
 
 
 def test_processes_of_different_configs_are_told_apart(tmp_path):

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from tiny import flags_of
 
-from simvq_jax import build
-from simvq_jax.checkpoint import Checkpointer
+from simvq_jax.api.loading import restored_state
 
 ROOT = Path(__file__).parents[1]
 TRAIN = [sys.executable, "-m", "simvq_jax.train"]
@@ -46,16 +45,6 @@ def wait_for_line(process: subprocess.Popen, text: str) -> None:
     raise AssertionError(f"the process ended without saying {text!r}")
 
 
-def last_state(run: Path):
-    config = build.read_config(run)
-    networks, optimizers = build.build_networks(config), build.build_optimizers(config)
-    shapes = jax.eval_shape(lambda key: build.build_state(config, networks, optimizers, key), jax.random.key(0))
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    template = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=one), shapes)
-    with Checkpointer(run, read_only=True) as checkpoints:
-        return checkpoints.restore(template)
-
-
 def test_sigterm_and_kill_lose_nothing(tmp_path):
     """One run is left alone; another gets SIGTERM, Ctrl-C, kill -9, and must end in the same state, bit for bit."""
     alone = start(tmp_path / "alone")
@@ -80,7 +69,7 @@ def test_sigterm_and_kill_lose_nothing(tmp_path):
     second.communicate()
     finish(start(run))
 
-    a, b = last_state(tmp_path / "alone"), last_state(run)
+    a, b = restored_state(tmp_path / "alone").state, restored_state(run).state
     assert int(a.step) == int(b.step) == 60
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
@@ -100,7 +89,7 @@ def test_a_full_disk_while_saving_is_said_and_the_checkpoints_before_stay(tmp_pa
     assert done.returncode == 2
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "could not be written" in sentence and "free some space" in sentence
-    assert int(last_state(run).step) == 10
+    assert int(restored_state(run).state.step) == 10
 
 
 def test_entry_points_start_from_another_folder(tmp_path):

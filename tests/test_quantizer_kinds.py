@@ -87,6 +87,6 @@ def test_levels_must_multiply_to_the_codebook_size():
 def test_codes_of_running_means_are_split_over_the_codebook_axis():
     config = config_of("ema_vq")
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
-    shapes = jax.eval_shape(lambda key: build.build_state(config, networks, optimizers, key), jax.random.key(0))
+    shapes = build.state_shapes(config, networks, optimizers)
     stats = state_sharding(shapes, make_mesh(data=4, codebook=2)).codebook_stats["quantizer"]
     assert stats["codebook"].spec == stats["sums"].spec == PartitionSpec("codebook")

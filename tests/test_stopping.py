@@ -20,7 +20,7 @@ def test_a_signal_is_asked_for(number):
             stop.check()
 
 
-def test_a_signal_that_is_passed_on_as_well_is_the_same(monkeypatch):
+def test_a_signal_that_is_passed_on_as_well_is_the_same():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -29,8 +29,7 @@ def test_a_signal_that_is_passed_on_as_well_is_the_same(monkeypatch):
 
 def test_a_second_signal_ends_at_once(monkeypatch):
     monkeypatch.setattr(stopping, "SAME_SIGNAL", 0.01)
-    with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
-        signal.signal(signal.SIGINT, stop._ask)
+    with StopRequest(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)
         monkeypatch.setattr(signal, "SIG_DFL", signal.default_int_handler)  # or it would end the tests

@@ -11,7 +11,7 @@ from simvq_jax.api.base import Tokenizer
 from simvq_jax.api.images import ImageTokenizer
 from simvq_jax.api.packed import is_packed, read_packed
 from simvq_jax.api.sounds import SoundTokenizer
-from simvq_jax.build import build_networks, build_optimizers, build_state, of_sound, read_config, seeded_codebook
+from simvq_jax.build import build_networks, build_optimizers, of_sound, read_config, seeded_codebook, state_shapes
 from simvq_jax.checkpoint import Checkpointer, Restorable
 from simvq_jax.state import Inference, TrainState, inference_variables
 from simvq_jax.step import Networks
@@ -58,7 +58,7 @@ def load(run: str | Path, *, decoder: bool = True) -> Tokenizer:
 
 def _shapes(config, networks: Networks) -> TrainState:
     optimizers = build_optimizers(config)
-    return jax.eval_shape(lambda key: build_state(config, networks, optimizers, key), jax.random.key(0))
+    return state_shapes(config, networks, optimizers)
 
 
 def _restore(run: Path, config, shapes: Restorable) -> Restorable:

@@ -23,6 +23,7 @@ from simvq_jax.build.training import (
     build_state,
     build_timeouts,
     build_train_step,
+    state_shapes,
 )
 
 __all__ = [
@@ -46,5 +47,6 @@ __all__ = [
     "read_config",
     "samples_a_token",
     "seeded_codebook",
+    "state_shapes",
     "tokens_an_example",
 ]

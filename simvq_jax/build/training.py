@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from absl import logging
 
@@ -145,6 +146,11 @@ def _lpips_of(backbone: str, features_key: str, features: str, linear_key: str, 
             " neither to go without."
         )
     return {}
+
+
+def state_shapes(config, networks: Networks, optimizers: Optimizers) -> TrainState:
+    """The state's shapes and types; nothing is computed."""
+    return jax.eval_shape(lambda key: build_state(config, networks, optimizers, key), jax.random.key(0))
 
 
 def build_state(config, networks: Networks, optimizers: Optimizers, key, examples=None) -> TrainState:
