@@ -35,6 +35,17 @@ class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read; the message says what is left and what to do."""
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves the count of jax's preemption service to `stopping.StopRequest`.
+
+    orbax would pass it the number of the step, at a save and again from a thread: a number below the count makes jax
+    choose a place to stop at that is behind us, so that a preemption at that moment is never heard of.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpointer:
     """Checkpoints of one run, `RUN/checkpoints/STEP`."""
 
@@ -59,7 +70,7 @@ class Checkpointer:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=None if read_only else keep, enable_async_checkpointing=not read_only, read_only=read_only
             )
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._manager = _Manager(self._folder, options=options)
 
     def __enter__(self) -> "Checkpointer":
         return self

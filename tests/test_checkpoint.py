@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 from tiny import tiny_config
 
@@ -132,6 +133,15 @@ def test_too_little_space_is_said_before_anything_is_written(trained_run, tmp_pa
         with pytest.raises(CheckpointError, match=r"5 MB could not be written .*: 1 MB are free"):
             checkpoints.save(state, 1)
         assert checkpoints.steps() == []
+
+
+def test_a_save_leaves_the_count_of_places_to_stop_alone(tmp_path, monkeypatch):
+    """Of jax's preemption service, whose only caller is the training: orbax would put it back, and a stop be lost."""
+    counts = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", counts.append)
+    with Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save({"a": jnp.ones(3)}, 1)
+    assert counts == []
 
 
 def test_a_seeded_basis_is_drawn_anew_and_not_stored(tmp_path):
