@@ -11,15 +11,20 @@ from configs import recipes
 from configs.study import base
 
 SCALES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-RATE = {"optimizer.learning_rate": 1e-3}  # of the networks, as in the quickstart: what is looked at is the codes
+RATE = 1e-3  # of the networks, as in the quickstart: what is looked at is the codes
 get_config = base.get_config
 
 
 def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
-    plain = base.changes(recipes.plain, size) | {"optimizer.transform_learning_rate": 1e-3}
-    recipes_by_name = {"simvq": {}, "simvq_plain": plain}
+    networks = {"optimizer.learning_rate": RATE}
+    one_rate = networks | {"optimizer.transform_learning_rate": RATE}
+    recipes_by_name = {
+        "simvq": networks,
+        "simvq_plain": base.changes(recipes.plain, size) | one_rate,
+        "simvq_paper": base.changes(recipes.paper, size) | one_rate,
+    }
     for scale in SCALES:
         for name, changes in recipes_by_name.items():
             start = {"quantizer.codebook_size": 1024, "quantizer.start_scale": scale}
-            add(f"{name}_{scale:g}", {**changes, **start, **RATE})
+            add(f"{name}_{scale:g}", {**changes, **start})
