@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Lints, checks types and runs the tests. Arguments go to pytest.
 #
-#   bash launch/test.sh
+#   bash launch/test.sh         what takes under ten minutes on two cores
+#   bash launch/test.sh --all   also the slow tests: whole trainings, many processes, interruptions, launchers
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ACCELERATOR=none source launch/setup.sh dev  # tests run on the CPU
@@ -9,4 +10,5 @@ ACCELERATOR=none source launch/setup.sh dev  # tests run on the CPU
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-"$PYTHON" -m pytest "$@"
+# Two at a time: most of it is compilation, which uses one core. A file's tests stay together, for they share runs.
+"$PYTHON" -m pytest --numprocesses=2 --dist=loadfile "$@"

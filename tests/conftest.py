@@ -39,6 +39,17 @@ FIXTURES = TESTS / "fixtures"
 sys.path[:0] = [str(TESTS), str(FIXTURES)]  # helpers beside the tests; detrand, the formula of reference weights
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the slow tests as well")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--all"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: --all runs it"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_programs_left():
     """Drops a module's programs behind it: each takes memory maps, of which Linux allows a process 65,530."""

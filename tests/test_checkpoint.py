@@ -68,6 +68,7 @@ def empty(run):
 
 
 @pytest.mark.parametrize("damage", [truncate, remove_data, flip_bytes, empty])
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(run, caplog, damage):
     """Training goes on from step 2 to the same end, and says so; the damaged one is kept aside."""
     whole = api.load(run).variables
@@ -84,6 +85,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(run, caplog, d
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_all_damaged_is_an_error(run):
     for file in (run / "checkpoints").rglob("*"):
         if file.is_file() and file.parent.name == "d":
@@ -144,6 +146,7 @@ def test_a_save_leaves_the_count_of_places_to_stop_alone(tmp_path, monkeypatch):
     assert counts == []
 
 
+@pytest.mark.slow
 def test_a_seeded_basis_is_drawn_anew_and_not_stored(tmp_path):
     """On another mesh too; and a seed that gives another basis is found out."""
     config = tiny_config(discriminator__enabled=False, quantizer__basis_seed=5, quantizer__basis_dtype="bfloat16")

@@ -36,6 +36,7 @@ def run_of_two(tmp_path_factory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(run_of_two, trained_run):
     """Free-running: later, rounding flips codes that are nearly as near as another."""
     ours, alone = rows_of(run_of_two), rows_of(trained_run)
@@ -48,6 +49,7 @@ def test_two_processes_train_as_one(run_of_two, trained_run):
     assert sorted(path.name for path in run_of_two.iterdir()) == sorted(path.name for path in trained_run.iterdir())
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_where_two_stopped(run_of_two, tmp_path):
     """On another mesh: the checkpoint is of the state, not of the devices."""
     run = Path(shutil.copytree(run_of_two, tmp_path / "run"))
@@ -58,6 +60,7 @@ def test_one_process_goes_on_where_two_stopped(run_of_two, tmp_path):
 
 
 @pytest.mark.parametrize("axes", [{"fsdp": 2, "codebook": 2}, {"codebook": 2}, {}])
+@pytest.mark.slow
 def test_fewer_devices_go_on_with_the_same_batches(run_of_two, tmp_path, axes):
     """8 -> 4, 2, 1 devices."""
     devices = 2 ** len(axes)
@@ -75,6 +78,7 @@ def test_fewer_devices_go_on_with_the_same_batches(run_of_two, tmp_path, axes):
         assert fewer[step] == pytest.approx(eight[step], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluation_report_and_tokens_of_two_processes(run_of_two, tmp_path):
     run = Path(shutil.copytree(run_of_two, tmp_path / "run"))
     said = processes.run("-m", "simvq_jax.report", f"--run={run}", processes=2, devices=4)
@@ -104,6 +108,7 @@ def wait_for(path: Path, started) -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.slow
 def test_the_death_of_one_ends_the_others(tmp_path, victim):
     """With a sentence, and long before anybody loses patience; the run is whole."""
     run = tmp_path / "run"
@@ -119,6 +124,7 @@ def test_the_death_of_one_ends_the_others(tmp_path, victim):
     assert int(restored_state(run).state.step) % 5 == 0
 
 
+@pytest.mark.slow
 def test_a_preemption_of_one_stops_all_at_the_same_step(tmp_path):
     run = tmp_path / "run"
     with processes.job([[*TRAIN, *flags_of(**LONG), f"--workdir={run}"]] * 2, devices=1) as started:
@@ -139,6 +145,7 @@ def test_processes_of_different_configs_are_told_apart(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_processes_must_share_the_run_folder(tmp_path):
     commands = [[*TRAIN, *flags_of(), f"--workdir={tmp_path / name}"] for name in ("a", "b")]
     with processes.job(commands, devices=1) as started:
@@ -161,6 +168,7 @@ def test_a_coordinator_that_cannot_be_reached(tmp_path):
     assert "error: process 1 of 2 at 127.0.0.1:1 did not find all others within 2 seconds" in said
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside_for_the_next_start(run_of_two, tmp_path):
     """Of several processes one cannot know whether the others could read it."""
     run = Path(shutil.copytree(run_of_two, tmp_path / "run"))
@@ -174,6 +182,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_next_start(run_of_two, tmp_pa
     assert (run / "damaged_checkpoints/4").is_dir() and not (run / "checkpoints/4").exists()
 
 
+@pytest.mark.slow
 def test_a_process_without_items_evaluates_with_the_others(run_of_two, tmp_path):
     """A set so small that the second process has filled-up rows alone."""
     run = Path(shutil.copytree(run_of_two, tmp_path / "run"))
@@ -181,6 +190,7 @@ def test_a_process_without_items_evaluates_with_the_others(run_of_two, tmp_path)
     assert json.loads((run / "evaluation.json").read_text())["eval/pictures"] == 2
 
 
+@pytest.mark.slow
 def test_unlike_commands_are_told_apart(run_of_two):
     commands = [["-m", "simvq_jax.evaluate", f"--run={run_of_two}", f"--limit={limit}"] for limit in (2, 3)]
     with processes.job(commands, devices=1) as started:
@@ -200,6 +210,7 @@ runpy.run_module("simvq_jax.train", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_death_while_restoring_condemns_no_checkpoint(run_of_two, tmp_path):
     run = Path(shutil.copytree(run_of_two, tmp_path / "run"))
     with processes.job([["-c", DYING, *flags_of(steps=6), f"--workdir={run}"]] * 2, devices=1) as started:

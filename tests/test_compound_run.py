@@ -19,6 +19,7 @@ def config_of(**quantizer):
     return tiny_config(steps=2, eval_every=2, checkpoint_every=2, **small, **fields)
 
 
+@pytest.mark.slow
 def test_a_residual_run_trains_is_evaluated_by_stage_and_loads(tmp_path):
     state = train.train(config_of(dropout=0.5), tmp_path / "run")
     assert int(state.skipped) == 0
@@ -37,6 +38,7 @@ def test_a_residual_run_trains_is_evaluated_by_stage_and_loads(tmp_path):
         tokenizer.decode(indices[..., 0])
 
 
+@pytest.mark.slow
 def test_a_product_run_has_a_report(tmp_path):
     train.train(config_of(stages=2, compound="product"), tmp_path / "run")
     evaluation = evaluate_run(tmp_path / "run")

@@ -41,6 +41,7 @@ def name(value):
 
 
 @pytest.mark.parametrize(("file", "argument"), CASES, ids=name)
+@pytest.mark.slow
 def test_a_config_builds_at_full_size(file, argument):
     """Nothing is computed: the state is traced for its shapes alone."""
     config = config_of(file, argument)

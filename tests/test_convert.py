@@ -62,6 +62,7 @@ def forward(tokenizer, x):
 
 
 @pytest.mark.parametrize(("weights", "suffix"), [("ema", "_ema"), ("raw", "")])
+@pytest.mark.slow
 def test_a_lightning_checkpoint_gives_the_official_outputs(lightning, run, reference, tmp_path, weights, suffix):
     if weights == "raw":
         run = tmp_path / "raw"
@@ -76,6 +77,7 @@ def test_a_lightning_checkpoint_gives_the_official_outputs(lightning, run, refer
     np.testing.assert_array_equal(tokenizer.encode(nhwc(reference["x"])).ravel(), reference[f"indices{suffix}"])
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_from_the_plain_weights_and_the_average(run, lightning, tmp_path):
     """By `train --workdir` alone: the run brings its config."""
     from simvq_jax import cli, train
@@ -98,6 +100,7 @@ def test_a_run_trains_on_from_the_plain_weights_and_the_average(run, lightning, 
 
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])
+@pytest.mark.slow
 def test_a_run_goes_out_under_the_official_names_and_comes_back(run, lightning, tmp_path, weights):
     file = tmp_path / "out.safetensors"
     stored, written = read_weights(lightning, "state_dict"), convert.export(run, file, weights)
@@ -113,6 +116,7 @@ def test_a_run_goes_out_under_the_official_names_and_comes_back(run, lightning, 
         np.testing.assert_array_equal(array, tensors[name])
 
 
+@pytest.mark.slow
 def test_a_speech_checkpoint_gives_the_official_outputs(fixtures, tmp_path):
     described = json.loads((fixtures / "B_audio_small_keys.json").read_text())
     left_out = tuple(described["not_in_ckpt_prefixes"])

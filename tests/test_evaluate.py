@@ -168,6 +168,7 @@ def test_official_figures_stand_beside_ours(tokenizer, pictures, of_folder):
     np.testing.assert_allclose(of_folder.metrics["eval/ssim_official"], np.mean(official_ssim(x, y)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_frechet_distances_are_of_the_whole_set(run, tokenizer, pictures, monkeypatch, caplog):
     """With a network of two numbers a picture in Inception's place."""
 

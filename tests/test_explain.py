@@ -26,6 +26,7 @@ def state_of(config):
     return build.state_shapes(config, networks, optimizers)
 
 
+@pytest.mark.slow
 def test_data_parallel_the_gradient_is_the_only_large_thing_sent():
     config = tiny_config(quantizer__codebook_size=2048, quantizer__dim=8)
     recipes.plain(config)
@@ -41,6 +42,7 @@ def test_data_parallel_the_gradient_is_the_only_large_thing_sent():
     assert found.state["codebook"] == bytes_of(state.codebook) and not found.shardings
 
 
+@pytest.mark.slow
 def test_the_recipe_adds_sums_that_are_named():
     config = tiny_config(quantizer__codebook_size=2048, quantizer__dim=8)
     plain = tiny_config(quantizer__codebook_size=2048, quantizer__dim=8)
@@ -51,6 +53,7 @@ def test_the_recipe_adds_sums_that_are_named():
     assert added.startswith("region loss") and large[added] == 2048
 
 
+@pytest.mark.slow
 def test_fsdp_divides_the_state_but_not_the_quantizer():
     config = tiny_config(mesh__fsdp=8, model__width=32, model__norm_groups=32)
     found, whole = explain(config), explain(tiny_config(model__width=32, model__norm_groups=32))
@@ -71,6 +74,7 @@ def test_fsdp_makes_the_state_of_the_imagenet_experiment_a_sixth():
     assert split < 0.16 * whole
 
 
+@pytest.mark.slow
 def test_a_split_codebook_sends_two_numbers_and_a_row_a_token():
     config = tiny_config(mesh__codebook=8)
     recipes.plain(config)
@@ -82,6 +86,7 @@ def test_a_split_codebook_sends_two_numbers_and_a_row_a_token():
     assert found.state["codebook"] * 8 == explain(tiny_config()).state["codebook"]
 
 
+@pytest.mark.slow
 def test_the_estimate_divides_by_the_speeds_that_are_given():
     config = tiny_config(discriminator__enabled=False)
     found = explain(config)

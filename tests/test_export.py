@@ -40,6 +40,7 @@ def exported(trained_run, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 24, 24), (2, 4, 20)])
+@pytest.mark.slow
 def test_images_of_any_size_give_the_tokenizer_s_tokens_and_pictures(trained_run, exported, shape):
     tokenizer, (encode, decode) = load(trained_run), loaded(exported)
     x = np.random.default_rng(0).uniform(-1, 1, (*shape, 3)).astype(np.float32)
@@ -73,6 +74,7 @@ def test_one_artefact_serves_three_platforms_by_plain_operations(exported, train
     assert manifest["model"] == load(trained_run).fingerprint()
 
 
+@pytest.mark.slow
 def test_sound_of_any_length(tmp_path):
     tokenizer = untrained(tiny_sound_config(), SoundTokenizer)
     export.export_tokenizer(tokenizer, tmp_path / "out")
@@ -98,6 +100,7 @@ def test_sound_of_any_length(tmp_path):
     ],
     ids=lambda quantizer: "-".join(map(str, quantizer.values())),
 )
+@pytest.mark.slow
 def test_other_quantizers_are_exported_too(quantizer, tmp_path):
     fields = {f"quantizer__{name}": value for name, value in quantizer.items()}
     config = tiny_config(model__multipliers=(1, 1), data__size=8, discriminator__enabled=False, **fields)

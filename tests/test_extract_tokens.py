@@ -93,6 +93,7 @@ def test_the_manifest_says_what_the_tokens_are(tokenizer, extracted):
     assert skipped["key"] == "cats/broken.png" and "not an image" in skipped["reason"]
 
 
+@pytest.mark.slow
 def test_ten_crops_and_whole_pictures(tokenizer, folder, tmp_path):
     extract(tokenizer, tmp_path / "ten", folder, views=views("ten"))
     ten = records_of(tmp_path / "ten")
@@ -105,6 +106,7 @@ def test_ten_crops_and_whole_pictures(tokenizer, folder, tmp_path):
 
 
 @pytest.mark.parametrize("crops", ["center", "whole"])
+@pytest.mark.slow
 def test_npz_and_json_lines_hold_the_same(tokenizer, folder, tmp_path, crops):
     for form in ("array_record", "npz", "jsonl"):
         extract(tokenizer, tmp_path / form, folder, form=form, views=views(crops))
@@ -160,6 +162,7 @@ def test_a_second_call_writes_nothing_and_a_lost_shard_is_made_again(tokenizer, 
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_two_processes_of_the_same_share_do_not_disturb_each_other(trained_run, folder, extracted, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "simvq_jax.extract_tokens", f"--run={trained_run}", f"--data=folder:{folder}"]
@@ -206,6 +209,7 @@ def test_nothing_readable_is_an_error(tokenizer, tmp_path):
         simvq_jax.TokenSource(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_pictures_of_all_sizes_do_not_pile_up_programs(tokenizer, folder, tmp_path, monkeypatch):
     from simvq_jax import token_records
 
@@ -230,6 +234,7 @@ def test_the_folder_of_the_tokens_is_not_written_to(trained_run, extracted):
         reconstruct.decode_tokens(simvq_jax.load(trained_run), extracted, extracted)
 
 
+@pytest.mark.slow
 def test_a_manifest_of_something_else_makes_no_folder_of_tokens(trained_run, folder, tmp_path):
     data = shutil.copytree(folder, tmp_path / "data")
     (data / "manifest.json").write_text('{"name": "webapp"}')
@@ -282,6 +287,7 @@ def test_a_disk_that_is_full_is_told_and_goes_on_later(tokenizer, folder, extrac
     assert_same(records_of(tmp_path / "out"), records_of(extracted))
 
 
+@pytest.mark.slow
 def test_killed_five_times_the_output_is_that_of_an_uninterrupted_run(trained_run, folder, extracted, tmp_path):
     """By kill -9 at random, in a process of its own."""
     out, draw = tmp_path / "out", random.Random(0)
@@ -304,6 +310,7 @@ def test_killed_five_times_the_output_is_that_of_an_uninterrupted_run(trained_ru
             assert (out / name).read_bytes() == (extracted / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_tokens_are_decoded_to_the_reconstructions_of_their_pictures(trained_run, tokenizer, folder, tmp_path):
     extract(tokenizer, tmp_path / "tokens", folder, views=views("whole"))
     reconstruct.main(str(trained_run), str(tmp_path / "tokens"), str(tmp_path / "decoded"), 10**6, 60.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from tiny import flags_of
 
 from simvq_jax.api.loading import restored_state
@@ -45,6 +46,7 @@ def wait_for_line(process: subprocess.Popen, text: str) -> None:
     raise AssertionError(f"the process ended without saying {text!r}")
 
 
+@pytest.mark.slow
 def test_sigterm_and_kill_lose_nothing(tmp_path):
     """One run is left alone; another gets SIGTERM, Ctrl-C, kill -9, and must end in the same state, bit for bit."""
     alone = start(tmp_path / "alone")
@@ -75,6 +77,7 @@ def test_sigterm_and_kill_lose_nothing(tmp_path):
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_saving_is_said_and_the_checkpoints_before_stay(tmp_path):
     """A limit on file size stands in for the full disk: writes fail in the same place."""
     run = tmp_path / "run"
@@ -92,6 +95,7 @@ def test_a_full_disk_while_saving_is_said_and_the_checkpoints_before_stay(tmp_pa
     assert int(restored_state(run).state.step) == 10
 
 
+@pytest.mark.slow
 def test_entry_points_start_from_another_folder(tmp_path):
     """As a module and as a script; a mistake gives one sentence and 2."""
     for command in (TRAIN, [sys.executable, str(ROOT / "simvq_jax/train.py")]):

@@ -97,6 +97,7 @@ def test_scripts_are_sound(script):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_a_local_job_of_two_processes(tmp_path):
     env = os.environ | {"PYTHON": sys.executable, "DEVICES": "2"}
     env["XLA_FLAGS"] = env["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
@@ -106,6 +107,7 @@ def test_a_local_job_of_two_processes(tmp_path):
     assert "eval/psnr" in (tmp_path / "run.process0.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_preempted_job_ends_with_a_status_of_its_own(tmp_path):
     """And the same command ends the work."""
     long = SHORT | {"steps": 4000, "eval_every": 4000, "checkpoint_every": 10}
@@ -125,6 +127,7 @@ def slurm(tmp_path, **more: str) -> dict[str, str]:
     return job | more
 
 
+@pytest.mark.slow
 def test_slurm_tasks_find_each_other(cluster, tmp_path):
     env = cluster(srun=SRUN, scontrol="") | slurm(tmp_path)
     status, said = run("slurm.sbatch", *flags_of(**SHORT), f"--workdir={tmp_path / 'run'}", env=env, seconds=200)

@@ -120,6 +120,7 @@ def test_weights_that_do_not_fit_are_listed(packed, tmp_path):
         simvq_jax.load(broken)
 
 
+@pytest.mark.slow
 def test_a_seeded_bfloat16_basis_is_not_stored_but_drawn_anew(tmp_path):
     from simvq_jax.train import train
 
@@ -180,6 +181,7 @@ def test_what_is_pushed_is_loaded_from_its_address(evaluated, tmp_path):
     assert {"README.md", "config.json", "weights.safetensors", "samples.png"} <= server.repositories["me/tiny"].keys()
 
 
+@pytest.mark.slow
 def test_without_a_network_there_is_one_sentence(evaluated, tmp_path):
     environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_made_up"}
     command = [sys.executable, "-m", "simvq_jax.push", f"--run={evaluated}", "--to=me/tiny"]

@@ -34,6 +34,7 @@ def test_all_kinds_are_tested():
     assert KINDS.keys() == QUANTIZERS.keys()
 
 
+@pytest.mark.slow
 def test_codes_kept_among_the_statistics_train_resume_and_load(tmp_path):
     config = config_of("ema_vq")
     train.train(config, tmp_path / "run", stop_at=1)
@@ -50,6 +51,7 @@ def test_codes_kept_among_the_statistics_train_resume_and_load(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_kind_takes_a_training_step(kind):
     """Every parameter of the quantizer moves, its statistics count every token, and its indices decode to what the
     forward pass gives."""

@@ -47,6 +47,7 @@ def sound(samples, seed=0):
 # Training
 
 
+@pytest.mark.slow
 def test_a_run_logs_the_losses_of_sound(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = next(row for row in reversed(rows) if "train/loss" in row)
@@ -57,6 +58,7 @@ def test_a_run_logs_the_losses_of_sound(run):
     assert {0, 2, 4} == {row["step"] for row in rows if "eval/mel_distance" in row}
 
 
+@pytest.mark.slow
 def test_a_batch_with_a_nan_is_skipped_and_training_goes_on():
     config = tiny_sound_config()
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
@@ -94,6 +96,7 @@ def test_a_config_that_cannot_be_is_told_by_its_key(key, value, sentence, tmp_pa
 # Evaluation
 
 
+@pytest.mark.slow
 def test_every_held_out_recording_has_a_row(run, evaluation):
     assert len(evaluation.rows) == 17 == evaluation.metrics["eval/recordings"]
     evaluate.save_figures(run, "speech", evaluation)
@@ -105,6 +108,7 @@ def test_every_held_out_recording_has_a_row(run, evaluation):
         assert evaluation.metrics[f"eval/{name}"] == pytest.approx(mean, rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_each_recording_by_itself(tokenizer, evaluation):
     """Batches are filled up in time and in rows; that must not show."""
     from simvq_jax.data import sounds
@@ -121,12 +125,14 @@ def test_figures_are_those_of_each_recording_by_itself(tokenizer, evaluation):
     assert row["si_sdr"] == pytest.approx(si_sdr(y, x), abs=1e-2)
 
 
+@pytest.mark.slow
 def test_tokens_are_counted_once(evaluation):
     tokens = sum(int(np.ceil(round(row["seconds"] * RATE) / HOP)) for row in evaluation.rows.values())
     assert evaluation.counts.sum() == tokens == evaluation.metrics["eval/tokens"]
     assert evaluation.metrics["eval/bits_per_second"] == 6 * RATE / HOP
 
 
+@pytest.mark.slow
 def test_a_folder_is_evaluated_and_what_cannot_be_read_is_listed(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -144,6 +150,7 @@ def test_a_folder_is_evaluated_and_what_cannot_be_read_is_listed(run, tmp_path):
     assert "val/text.wav" in (copy / "skipped_files.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_report_has_players_and_spectra(run, evaluation):
     page = report.write_report(run, evaluation).read_text()
     assert page.count("<audio controls") == 2 * report.SOUNDS_SHOWN
@@ -153,6 +160,7 @@ def test_the_report_has_players_and_spectra(run, evaluation):
 # The tokenizer
 
 
+@pytest.mark.slow
 def test_tokens_of_any_length_and_sound_of_as_many(tokenizer):
     for samples in (1, 39, 40, 41, 1234):
         x = sound((2, samples))
@@ -163,6 +171,7 @@ def test_tokens_of_any_length_and_sound_of_as_many(tokenizer):
         assert tokenizer.latents(x).shape == (*indices.shape, 4)
 
 
+@pytest.mark.slow
 def test_unequal_lengths_give_what_each_gives_alone(tokenizer):
     x, lengths = sound((3, 900)), np.array([900, 333, 7])
     indices = np.asarray(tokenizer.encode(x, lengths))
@@ -178,6 +187,7 @@ def test_unequal_lengths_give_what_each_gives_alone(tokenizer):
 
 @pytest.mark.parametrize("block", [1, 16])
 @pytest.mark.parametrize("chunks", [[3001], [1] * 500 + [2501], [333] * 9 + [4], [200], []])
+@pytest.mark.slow
 def test_a_stream_gives_the_tokens_of_the_whole(tokenizer, block, chunks):
     x = sound(sum(chunks), seed=1)
     stream, place, found = tokenizer.stream(block), 0, []
@@ -190,6 +200,7 @@ def test_a_stream_gives_the_tokens_of_the_whole(tokenizer, block, chunks):
     np.testing.assert_array_equal(np.concatenate(found), expected)
 
 
+@pytest.mark.slow
 def test_a_stream_answers_before_the_sound_ends(tokenizer):
     stream = tokenizer.stream(block=1)
     assert len(stream.push(sound(2000))) >= 2000 // HOP - 1
@@ -202,6 +213,7 @@ def test_a_stream_answers_before_the_sound_ends(tokenizer):
         tokenizer.stream().push(np.array([np.nan], np.float32))
 
 
+@pytest.mark.slow
 def test_the_readme_s_example_runs(tokenizer):
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     (code,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "encode(sound)" in code]
@@ -229,6 +241,7 @@ def test_an_encoder_that_looks_ahead_cannot_stream():
         (sound((2, 10)), {"lengths": [10]}, r"must be whole numbers \(2,\)"),
     ],
 )
+@pytest.mark.slow
 def test_sound_that_cannot_be_encoded_is_told_why(tokenizer, x, more, sentence):
     with pytest.raises(ValueError, match=sentence):
         tokenizer.encode(x, **more)
@@ -244,11 +257,13 @@ def test_sound_that_cannot_be_encoded_is_told_why(tokenizer, x, more, sentence):
         ([[0.5]], "whole numbers"),
     ],
 )
+@pytest.mark.slow
 def test_indices_that_cannot_be_decoded_are_told_why(tokenizer, indices, sentence):
     with pytest.raises(ValueError, match=sentence):
         tokenizer.decode(np.array(indices))
 
 
+@pytest.mark.slow
 def test_a_folder_is_reconstructed(run, tmp_path):
     (tmp_path / "in/deep").mkdir(parents=True)
     soundfile.write(tmp_path / "in/deep/stereo.wav", sound((4410, 2)), 44_100)
@@ -260,6 +275,7 @@ def test_a_folder_is_reconstructed(run, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["skipped_files.txt", "stereo.flac"]
 
 
+@pytest.mark.slow
 def test_tokens_of_a_folder_are_those_of_each_recording_and_decode_to_its_sound(run, tokenizer, tmp_path):
     """Lengths that a batch fills up differently, and a file that cannot be read."""
     (tmp_path / "in").mkdir()

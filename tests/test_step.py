@@ -46,6 +46,7 @@ def assert_close_gradients(got, expected, relative):
 
 
 @pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 2, "codebook": 2}])
+@pytest.mark.slow
 def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
     """Loss within 2e-6, gradients within 1e-5 relative, equal counts; large arrays and codes are split."""
     monkeypatch.setattr("simvq_jax.mesh.SMALLEST_SHARDED", 256)
@@ -71,6 +72,7 @@ def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
         np.testing.assert_array_equal(ours[name], theirs[name])
 
 
+@pytest.mark.slow
 def test_the_step_on_eight_devices_gathers_no_tokens(monkeypatch):
     """The compiled step holds no array of all tokens by the basis, and none of tokens by codes."""
     small = blockwise.Sizes(tile=16, block=128, group=16, retry=8)
@@ -90,6 +92,7 @@ def test_the_step_on_eight_devices_gathers_no_tokens(monkeypatch):
         assert shape not in text, shape
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_the_mean_over_micro_batches():
     """Rows i, i + 2, ... form micro-batch i; without batch norm and region loss two halves equal the whole."""
     plain = {"discriminator__enabled": False, "quantizer__codebook_loss": "token"}
@@ -105,6 +108,7 @@ def test_accumulated_gradients_are_the_mean_over_micro_batches():
 
 
 @pytest.mark.parametrize("where", ["pictures", "discriminator"])
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_changes_only_its_counts(where):
     state, step = build_step(tiny_config())
     images = pictures().astype(np.float32) / 127.5 - 1
@@ -121,6 +125,7 @@ def test_a_step_that_is_not_finite_changes_only_its_counts(where):
     assert int(figures["train/skipped"]) == 1 and int(after_two.skipped_in_a_row) == 2
 
 
+@pytest.mark.slow
 def test_the_discriminator_waits_for_its_start():
     """Before the start step it stays put and the generator's loss lacks its term."""
     early, step = build_step(tiny_config(discriminator__start=1, discriminator__lecam=0.0))
@@ -136,6 +141,7 @@ def test_the_discriminator_waits_for_its_start():
     assert any(jax.tree.leaves(changed))
 
 
+@pytest.mark.slow
 def test_ema_moves_by_its_decay():
     state, step = build_step(tiny_config(optimizer__ema_decay=0.75))
     after, _ = jax.jit(step)(state, pictures(), {})
@@ -145,6 +151,7 @@ def test_ema_moves_by_its_decay():
         np.testing.assert_allclose(ema, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_each_player_is_moved_by_its_own_loss_only():
     """The official code lets the generator's backward pass leak into the discriminator's gradient; ours does not."""
     state, step = build_step(tiny_config(), rate=1.0)

@@ -286,6 +286,7 @@ def play(described: dict, losses: dict, perceptual: dict, last_layer: tuple):
 @pytest.mark.parametrize(
     ("setting", "step"), [("w0.1_percep0", 5), ("w0.1_percep0_discstart5", 0), ("w0.1_percep0_discstart5", 4)]
 )
+@pytest.mark.slow
 def test_generator_loss_with_a_fixed_weight(losses: dict, play, setting: str, step: int) -> None:
     """Figures and gradients through the step itself, before and from the discriminator's first step, 5.
 

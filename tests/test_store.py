@@ -52,6 +52,7 @@ def trained(bucket):
     return bucket
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_has_all_that_one_on_disk_has(trained, trained_run):
     rows = [json.loads(line) for line in trained.objects["runs/tiny/metrics.jsonl"].decode().splitlines()]
     on_disk = [json.loads(line) for line in (trained_run / "metrics.jsonl").read_text().splitlines()]
@@ -61,12 +62,14 @@ def test_a_run_in_a_bucket_has_all_that_one_on_disk_has(trained, trained_run):
     assert committed
 
 
+@pytest.mark.slow
 def test_figures_come_before_the_checkpoint_that_they_lead_to(trained):
     """So that what resumes there lacks no row."""
     first = trained.writes.index("runs/tiny/checkpoints/2/commit_success.txt")
     assert "runs/tiny/metrics.jsonl" in trained.writes[:first]
 
 
+@pytest.mark.slow
 def test_it_loads_evaluates_and_is_reported(trained):
     import processes
 
@@ -81,6 +84,7 @@ def test_it_loads_evaluates_and_is_reported(trained):
     assert json.loads(trained.objects["runs/tiny/evaluation.json"])["eval/pictures"] == 24
 
 
+@pytest.mark.slow
 def test_the_latest_training_has_the_folder(trained):
     place = store.path_of(f"gs://{fake_gcs.BUCKET}/runs/contested")
     with run_folder.sole_writer(place) as check_ours:
@@ -92,6 +96,7 @@ def test_the_latest_training_has_the_folder(trained):
             check_ours()
 
 
+@pytest.mark.slow
 def test_a_training_that_lost_its_folder_uploads_nothing(trained):
     place = store.path_of(f"gs://{fake_gcs.BUCKET}/runs/lost")
 
@@ -103,6 +108,7 @@ def test_a_training_that_lost_its_folder_uploads_nothing(trained):
     assert not (place / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_pictures_in_a_bucket(trained, tmp_path):
     from skimage.io import imsave
 

@@ -128,6 +128,7 @@ def test_impossible_values_get_one_sentence(tmp_path, overrides, sentence):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_step_compiles_once(tmp_path, monkeypatch):
     compiled = []
     original = train.jit_step
@@ -136,6 +137,7 @@ def test_the_step_compiles_once(tmp_path, monkeypatch):
     assert compiled[0]._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_step_is_dispatched_before_the_figures_of_the_one_before_are_read(tmp_path, monkeypatch):
     events = []
     original_compile, original_step = train.jit_step, train.Observer.step
@@ -154,6 +156,7 @@ def test_a_step_is_dispatched_before_the_figures_of_the_one_before_are_read(tmp_
     assert [event.split()[0] for event in events] == ["dispatch", *["dispatch", "read"] * 3, "read"]
 
 
+@pytest.mark.slow
 def test_a_vanilla_run_trains_too(tmp_path):
     config = tiny_config(steps=1, quantizer__kind="vq", discriminator__enabled=False)
     state = train.train(config, tmp_path / "vq")
@@ -161,6 +164,7 @@ def test_a_vanilla_run_trains_too(tmp_path):
     assert state.generator.params["quantizer"]["codebook"].shape == (96, 4)
 
 
+@pytest.mark.slow
 def test_bfloat16_accumulation_and_remat_run_together(tmp_path):
     config = tiny_config(steps=1, dtype="bfloat16", accumulate=2, model__remat=True, discriminator__width=2)
     state = train.train(config, tmp_path / "run")
@@ -189,6 +193,7 @@ def poisoned(original, steps):
     return batches
 
 
+@pytest.mark.slow
 def test_a_batch_of_nan_is_skipped_counted_and_training_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "build_train_batches", poisoned(train.build_train_batches, {1}))
     state = train.train(tiny_config(discriminator__enabled=False), tmp_path / "run")
@@ -197,6 +202,7 @@ def test_a_batch_of_nan_is_skipped_counted_and_training_goes_on(tmp_path, monkey
     assert read_metrics(tmp_path / "run").numbers["train/skipped"][4] == 1
 
 
+@pytest.mark.slow
 def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "build_train_batches", poisoned(train.build_train_batches, range(1, 9)))
     config = tiny_config(max_skipped_in_a_row=3, discriminator__enabled=False)
@@ -204,6 +210,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
         train.train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_given_up_is_made_up_for(tmp_path, monkeypatch):
     """The run stops there, checkpointed; the resume evaluates first."""
     config, places = tiny_config(discriminator__enabled=False), []
@@ -238,6 +245,7 @@ class Spy:
         return getattr(self, name)
 
 
+@pytest.mark.slow
 def test_every_key_is_read(tmp_path):
     """A key that nobody reads would look like a setting and be none."""
     from simvq_jax.cli import flatten

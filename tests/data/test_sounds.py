@@ -92,6 +92,7 @@ def truncated_flac() -> bytes:
         ),
         (Path("nowhere.wav"), "nowhere.wav cannot be opened: No such file or directory; .*"),
     ],
+    ids=["empty", "text", "no sample", "half a FLAC", "NaN", "too long", "no file"],
 )
 def test_what_cannot_be_read_is_refused_in_one_sentence(data, sentence):
     with pytest.raises(UnreadableSound, match=rf"^{sentence}\.$"):

@@ -89,6 +89,7 @@ def test_every_loss_term_is_the_official_one(official, judged):
         (PeriodDiscriminator(11), "period11", "period"),
     ],
 )
+@pytest.mark.slow
 def test_gradients_of_one_of_each_kind_are_the_official_ones(fixtures, official, params, module, name, group):
     """Norms of every tensor's gradient; a mean over a group shares it among its members."""
     sounds = [official[kind][:, 0] for kind in ("x", "xrec")]

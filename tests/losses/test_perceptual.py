@@ -99,6 +99,7 @@ def test_gradient_is_finite_at_identity_and_on_dead_features(params: dict, image
     assert np.all(np.isfinite(usual)) and np.any(usual != 0)
 
 
+@pytest.mark.slow
 def test_gradient_is_the_slope(params: dict, images: tuple) -> None:
     x, y = (image[:1, :16, :16] for image in images)
     direction = jnp.asarray(detrand.normalish("lpips.direction", y.shape))

@@ -23,6 +23,7 @@ def reference(fixtures):
         return weights, [file[f"sound{i}"] for i in range(3)], file["scores"]
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_pytorch_in_a_batch_and_alone(reference):
     weights, sounds, scores = reference
     params = utmos_params(weights, **SMALL)

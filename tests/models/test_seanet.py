@@ -55,6 +55,7 @@ def test_a_causal_encoder_sees_nothing_of_what_follows():
 
 
 @pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.slow
 def test_a_batch_of_unequal_lengths_gives_what_each_item_gives_alone(causal):
     encode = small_encoder(causal=causal)
     lengths = np.array([61, 60, 37, 13, 4, 1], np.int32)
@@ -129,6 +130,7 @@ def test_a_decoder_gives_hop_samples_a_token(causal):
 
 
 @pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.slow
 def test_a_decoder_of_unequal_lengths_gives_what_each_item_gives_alone(causal):
     decoder = SEANetDecoder(causal=causal, **SMALL)
     z, lengths = noise(4, 20, 5), np.array([20, 13, 3, 1], np.int32)

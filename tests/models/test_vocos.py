@@ -34,6 +34,7 @@ def test_the_official_decoder_is_matched(fixtures, described, samples):
         np.testing.assert_allclose(sound, official["y"][:, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_official_gradients_of_mel_and_quantizer_loss_are_matched(fixtures, described):
     """Of 45 mel + 1000 commit, by every parameter: norms and first values of each."""
     variables = official_variables(described, "B.main")
@@ -70,6 +71,7 @@ def small(**fields):
     return decoder, jax.jit(decoder.init)(jax.random.key(0), jnp.zeros((1, 9, 3)))
 
 
+@pytest.mark.slow
 def test_a_batch_of_unequal_lengths_gives_what_each_item_gives_alone():
     decoder, variables = small()
     lengths = np.array([11, 8, 3, 1], np.int32)

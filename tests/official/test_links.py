@@ -26,6 +26,7 @@ def empty(fixtures: Path, name: str) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.slow
 def test_every_tensor_of_an_official_checkpoint_is_accounted_for(fixtures, name):
     """Nothing missing, nothing unknown, every shape right; and what is left out is what is not a network's."""
     found = empty(fixtures, name)
@@ -38,6 +39,7 @@ def test_every_tensor_of_an_official_checkpoint_is_accounted_for(fixtures, name)
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.slow
 def test_trees_have_the_networks_shapes_and_go_back_to_the_same_names(fixtures, name):
     conversion = convert.match(empty(fixtures, name), "", None, {})
     trees = into_trees(conversion.official.weights, conversion.links)
