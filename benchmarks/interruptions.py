@@ -37,6 +37,7 @@ SMALL = [
     *("--config.quantizer.codebook_size=256", "--config.quantizer.dim=8", "--config.quantizer.region_sources=64"),
     *("--config.data.eval_crops=1500", "--config.data.eval_batch_size=64", "--config.log_every=5"),
     *(f"--config.checkpoint_every={EVERY}", f"--config.eval_every={EVALUATED}", "--config.data.threads=2"),
+    "--config.cluster.initialization_timeout=30",  # one of several may be killed before it has joined
 ]
 
 
@@ -80,7 +81,8 @@ class Job:
             except subprocess.TimeoutExpired as error:
                 for other in self.processes:
                     other.kill()
-                raise RuntimeError(f"it hung for {PATIENCE:g} seconds, and had said: {self.said()[-2000:]}") from error
+                words = "\n".join(file.read_text(errors="replace")[-1000:] for file in self.logs)
+                raise RuntimeError(f"it hung for {PATIENCE:g} seconds; its processes had said: {words}") from error
         return time.monotonic() - began
 
     def finish(self) -> None:
