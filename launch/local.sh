@@ -44,7 +44,11 @@ share() {
   seq -s, $(($1 * each)) $((($1 + 1) * each - 1))
 }
 
-mkdir -p "$(dirname "$workdir")"
+case "$workdir" in
+  gs://*) logs="runs/$(basename "$workdir")" ;;  # of a run in a bucket what is said stays here
+  *) logs="$workdir" ;;
+esac
+mkdir -p "$(dirname "$logs")"
 children=()
 for ((p = 0; p < processes; p++)); do
   (
@@ -54,10 +58,10 @@ for ((p = 0; p < processes; p++)); do
       export JAX_LOCAL_DEVICE_IDS
     fi
     exec bash launch/job.sh "$@"
-  ) > "$workdir.process$p.log" 2>&1 &
+  ) > "$logs.process$p.log" 2>&1 &
   children+=($!)
 done
-tail -n +1 -f --pid=$$ "$workdir.process0.log" &
+tail -n +1 -f --pid=$$ "$logs.process0.log" &
 shown=$!
 trap 'kill -TERM "${children[@]}" 2> /dev/null || true' TERM INT
 
@@ -70,7 +74,7 @@ for ((p = 0; p < processes; p++)); do
     wait "${children[p]}" || status=$?
   done
   if [ "$status" -ne 0 ]; then
-    echo "process $p ended with status $status: $workdir.process$p.log" >&2
+    echo "process $p ended with status $status: $logs.process$p.log" >&2
     if [ "$failed" -eq 0 ] || [ "$status" -eq 2 ]; then failed="$status"; fi  # a mistake is the cause of the others
   fi
 done

@@ -3,7 +3,7 @@ call each of these at the same place; a lone one gets its own word back."""
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import jax
@@ -66,5 +66,15 @@ def total_over_processes(count: int) -> int:
 
 
 def whole(tree):
-    """A tree of arrays as numpy: global ones whole, and of those that each process has for itself all rows."""
+    """A tree of global arrays as numpy, whole."""
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))
+
+
+def rows_of(tree, processes: Sequence[int]):
+    """Of numpy arrays that each process has for itself the rows of some processes, one behind the other."""
+
+    def join(array, gathered):
+        by_process = np.reshape(gathered, (-1, *np.shape(array)))
+        return np.concatenate([by_process[process] for process in processes])
+
+    return jax.tree.map(join, tree, multihost_utils.process_allgather(tree))

@@ -27,6 +27,8 @@ SPACE_MARGIN = 1.2  # free space asked for, over the bytes of the arrays
 # Devices that hold the same array each write a part of it, cut out by a program that is compiled for every shape: of
 # hundreds of small arrays that takes longer than it saves.
 SMALLEST_PART = 2**20  # bytes
+# Words of XLA's and tensorstore's errors that say nothing against a checkpoint.
+OF_THE_MACHINE = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "PERMISSION_DENIED", "DEADLINE_EXCEEDED")
 
 Restorable = TypeVar("Restorable", TrainState, Inference)
 
@@ -125,7 +127,7 @@ class Checkpointer:
                 self._put_aside(damaged)
                 return restored
             except Exception as error:  # whatever a damaged file makes the reader raise
-                if is_loss(error):
+                if is_loss(error) or _is_of_the_machine(error):
                     raise
                 if jax.process_count() > 1:
                     raise self._unread_by_one(step, steps, error) from error
@@ -229,6 +231,17 @@ def _first_line(error: Exception) -> str:
 
 
 @functools.cache
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether the machine or the network is to blame, so that the checkpoint may be sound."""
+    cause: BaseException | None = error
+    while cause is not None:
+        of_system = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+        if of_system or isinstance(cause, MemoryError) or any(word in str(cause) for word in OF_THE_MACHINE):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 def _keep_small_arrays_whole() -> None:
     """Has orbax write them from one device; its handlers are those of the process."""
     handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_PART)

@@ -152,7 +152,7 @@ def _limit(seconds: int, where: str) -> Iterator[None]:
             f"{where} did not find all others within {seconds} seconds (cluster.initialization_timeout): look whether"
             " each was started, and reaches that address."
         )
-        _exit_at_once(cli.FAILED)
+        _exit_at_once(TRY_AGAIN)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True

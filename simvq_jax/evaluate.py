@@ -14,14 +14,14 @@ from absl import logging
 
 from configs import common
 from simvq_jax import agreement, cli, cluster
-from simvq_jax.agreement import is_first, whole
+from simvq_jax.agreement import is_first, rows_of, whole
 from simvq_jax.api import load
 from simvq_jax.api.hub import folder_of
 from simvq_jax.build import build_perceptual, build_scoring_nets, build_timeouts, of_sound, read_config, samples_a_token
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
 from simvq_jax.inputs import EvalData, skip_list
-from simvq_jax.mesh import make_mesh, place_batch, place_whole
+from simvq_jax.mesh import batch_share, make_mesh, place_batch, place_whole
 from simvq_jax.metrics.codebook import effective_rank, perplexity, scale, utilization
 from simvq_jax.metrics.sound import bits_per_second
 from simvq_jax.optim import transforms_of
@@ -81,14 +81,16 @@ def evaluate(
     """One pass over the data. variables: as `inference_variables`. before_batch: may raise to give up."""
     counts = [np.zeros((size,), np.int64) for size in autoencoder.quantizer.codebook_sizes]
     figures: list[dict[str, np.ndarray]] = []
-    samples, distances = _Samples(len(data)), FrechetDistances()
-    for batch in data.batches():
+    share = batch_share(mesh)
+    samples, distances = _Samples(len(data), share.count), FrechetDistances()
+    for batch in data.batches(share):
         before_batch()
         scored = scorer.score(variables, place_batch(batch, mesh))
         for total, of_batch in zip(counts, scored.counts, strict=True):
             total += whole(of_batch).astype(np.int64)
         index = {name: batch[name] for name in batch if name == "index"}
-        figures.append(whole(scored.figures | scorer.on_host(batch, scored.reconstruction) | index))
+        on_host = rows_of(scorer.on_host(batch, scored.reconstruction) | index, share.readers)
+        figures.append(whole(scored.figures) | on_host)
         distances.add(whole(scored.features), figures[-1]["mask"])
         samples.look(scorer, batch, scored)
         if progress is not None:
@@ -119,8 +121,8 @@ def evaluate(
 class _Samples:
     """Some originals, reconstructions and tokens, evenly spread over this process's share of the data."""
 
-    def __init__(self, items: int):
-        self._items = max(items // jax.process_count(), 1)
+    def __init__(self, items: int, shares: int):
+        self._items = max(items // shares, 1)
         self.seen = 0
         self.originals: list[np.ndarray] = []
         self.reconstructions: list[np.ndarray] = []

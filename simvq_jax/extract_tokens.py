@@ -36,6 +36,7 @@ from simvq_jax.data.views import Views
 from simvq_jax.files import check_unused, create_text, remove_left_behind, replace_text
 from simvq_jax.inputs import open_data
 from simvq_jax.progress import Progress, duration
+from simvq_jax.store import is_remote
 from simvq_jax.token_records import RecordMaker
 
 SETTINGS = "extraction.json"
@@ -215,6 +216,8 @@ def extract_run(
     **rest,
 ) -> None:
     """Extracts with the tokenizer `run`, and prints what was done. The arguments are the command line's."""
+    if is_remote(out):
+        raise ValueError(f"--out={out} lies in a bucket, but tokens are written to disks only: give a folder.")
     tokenizer = load(run, decoder=False)
     of = tokenizer.config.data
     views = None

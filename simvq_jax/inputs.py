@@ -15,6 +15,7 @@ from simvq_jax.data.eval_sounds import EvalSounds
 from simvq_jax.data.kinds import Kind, pictures, recordings
 from simvq_jax.data.pipeline import eval_batches, eval_crops, train_batches
 from simvq_jax.data.sources import SkipLog, open_source
+from simvq_jax.mesh import ALONE, BatchShare
 
 
 def skip_list() -> str:
@@ -23,15 +24,15 @@ def skip_list() -> str:
     return f"skipped_files.process{process}.txt" if process else "skipped_files.txt"
 
 
-def build_train_batches(config, skipped: SkipLog, start_step: int) -> Generator[Batch]:
-    """This process's share of the training stream, from `start_step` on: one array a batch, (b, *example_shape)."""
+def build_train_batches(config, skipped: SkipLog, start_step: int, share: BatchShare = ALONE) -> Generator[Batch]:
+    """A process's share of the training stream, from `start_step` on: one array a batch, (b, *example_shape)."""
     return _train_batches(
         config,
         skipped,
         batch_size=config.batch_size,
         start_step=start_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share.index,
+        process_count=share.count,
     )
 
 
@@ -44,7 +45,6 @@ def first_examples(config, count: int) -> np.ndarray:
 
 def _train_batches(config, skipped: SkipLog, **share) -> Generator[Batch]:
     source = open_data(config, "train", skipped)
-    check_alike(f"the number of training items of {config.data.source}", str(len(source)))
     return train_batches(source, _cut(config), seed=config.seed, threads=config.data.threads, **share)
 
 
@@ -56,7 +56,9 @@ def _kind(config) -> Kind:
 def open_data(config, split: str, skipped: SkipLog, source: str = "") -> Source:
     """A config's source, or another one, as its model takes it. split: of `sources.py`."""
     data = config.data
-    return open_source(source or data.source, split, kind=_kind(config), data_dir=data.data_dir, skipped=skipped)
+    opened = open_source(source or data.source, split, kind=_kind(config), data_dir=data.data_dir, skipped=skipped)
+    check_alike(f"what {source or data.source} holds to {split}", f"{opened.identity()} {len(opened)}")
+    return opened
 
 
 def _cut(config) -> Cut:
@@ -106,9 +108,14 @@ class EvalData:
     def keys(self) -> dict[int, str]:
         return self._items.keys if isinstance(self._items, EvalSounds) else {}
 
-    def batches(self) -> Iterator[Batch]:
-        """One pass: as of `eval_batches` of pipeline.py, or of `EvalSounds`."""
-        share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    def batches(self, share: BatchShare = ALONE) -> Iterator[Batch]:
+        """A process's share of one pass: as of `eval_batches` of pipeline.py, or of `EvalSounds`."""
         if isinstance(self._items, EvalSounds):
-            return self._items.batches(**share)
-        return eval_batches(self._items, batch_size=self._batch_size, threads=self._threads, **share)
+            return self._items.batches(share.index, share.count)
+        return eval_batches(
+            self._items,
+            batch_size=self._batch_size,
+            threads=self._threads,
+            process_index=share.index,
+            process_count=share.count,
+        )

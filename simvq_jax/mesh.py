@@ -1,5 +1,6 @@
 """The device mesh, where arrays live on it, and the placing of batches."""
 
+import dataclasses
 import math
 
 import jax
@@ -42,6 +43,36 @@ def local_mesh() -> Mesh:
     return jax.make_mesh(
         (len(devices), 1, 1), ("data", "fsdp", "codebook"), axis_types=(AxisType.Auto,) * 3, devices=devices
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShare:
+    """Which rows of every batch a process reads: number `index` of `count` equal shares. Processes whose devices differ
+    along axis `codebook` alone read the same. readers: the first process that reads each share, in order."""
+
+    index: int = 0
+    count: int = 1
+    readers: tuple[int, ...] = (0,)
+
+
+ALONE = BatchShare()  # of one process
+
+
+def batch_share(mesh: Mesh) -> BatchShare:
+    """This process's. Raises ValueError where processes' shares would overlap in part."""
+    rows_of_devices = mesh.devices.reshape(-1, mesh.shape["codebook"])
+    places: dict[int, list[int]] = {}  # of rows, by process
+    for place, devices in enumerate(rows_of_devices):
+        for process in sorted({device.process_index for device in devices}):
+            places.setdefault(process, []).append(place)
+    shares = sorted(set(map(tuple, places.values())))
+    if sum(map(len, shares)) != len(rows_of_devices) or len(set(map(len, shares))) != 1:
+        raise ValueError(
+            f"mesh.codebook is {mesh.shape['codebook']}, so that processes would share a part of their rows only: let"
+            " it divide the devices of a process, or be a multiple of them."
+        )
+    readers = tuple(min(process for process in places if tuple(places[process]) == share) for share in shares)
+    return BatchShare(shares.index(tuple(places[jax.process_index()])), len(shares), readers)
 
 
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_size") -> None:
@@ -126,6 +157,11 @@ def place_whole(tree, mesh: Mesh):
 
 
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this process's rows of a global batch on its devices."""
-    sharding = batch_sharding(mesh)
-    return {key: jax.make_array_from_process_local_data(sharding, rows) for key, rows in batch.items()}
+    """Puts this process's rows of a global batch, its `batch_share`, on its devices."""
+    sharding, shares = batch_sharding(mesh), batch_share(mesh).count
+
+    def place(rows):
+        whole = (shares * len(rows), *rows.shape[1:])  # what jax guesses is wrong where codes are over processes
+        return jax.make_array_from_process_local_data(sharding, rows, whole)
+
+    return {key: place(rows) for key, rows in batch.items()}

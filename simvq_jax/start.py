@@ -4,7 +4,8 @@ import jax
 from absl import logging
 
 from simvq_jax import build
-from simvq_jax.checkpoint import Checkpointer
+from simvq_jax.agreement import all_see
+from simvq_jax.checkpoint import Checkpointer, CheckpointError
 from simvq_jax.inputs import first_examples
 from simvq_jax.mesh import state_sharding
 from simvq_jax.quantize import SimVQ
@@ -16,6 +17,11 @@ from simvq_jax.step import as_float
 def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh) -> TrainState:
     """The restored state, or a new one; made in place on its devices."""
     template = state_template(config, networks, optimizers, mesh)
+    if not all_see(lambda: str(checkpoints.steps())):
+        raise CheckpointError(
+            "the processes do not see the same checkpoints: look whether all see the same run folder, and start them"
+            " again."
+        )
     restored = checkpoints.restore(template)
     if restored is not None:
         return restored

@@ -1,6 +1,7 @@
 """How a training is asked to stop: by SIGTERM, which schedulers send before they take a machine, or by the keyboard."""
 
 import contextlib
+import itertools
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
+PLACES = itertools.count(1)  # asked at so far, alike on every process; jax remembers the last one, so they never fall
 SAME_SIGNAL = 2.0  # seconds within which a second one is the first, passed on
 
 
@@ -29,7 +31,6 @@ class StopRequest:
         self.interrupted = False  # by the keyboard: what started us must not go on as if we had finished
         self._requested = False
         self._since = 0.0  # seconds of a clock, of the first signal
-        self._places = 0  # asked at so far; the same on every process
         self._previous = {}
 
     def __enter__(self):
@@ -47,9 +48,8 @@ class StopRequest:
 
     def asked(self) -> bool:
         """Whether to stop here. Every process must ask at the same places."""
-        self._places += 1
         if jax.process_count() > 1 and not self._requested:
-            self._requested = multihost_utils.reached_preemption_sync_point(self._places)
+            self._requested = multihost_utils.reached_preemption_sync_point(next(PLACES))
         return self._requested
 
     def check(self) -> None:

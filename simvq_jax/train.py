@@ -15,7 +15,7 @@ from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.health import rank_figures
 from simvq_jax.inputs import build_train_batches, skip_list
-from simvq_jax.mesh import check_batch, check_codebook, jit_step, make_mesh, place_batch, place_whole
+from simvq_jax.mesh import batch_share, check_batch, check_codebook, jit_step, make_mesh, place_batch, place_whole
 from simvq_jax.observer import Observer
 from simvq_jax.run_folder import check_run, claim_run, sole_writer
 from simvq_jax.start import initial_state
@@ -75,7 +75,7 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
         contextlib.ExitStack() as ends,
     ):
         skipped = SkipLog(stage.folder / skip_list())
-        batches = ends.enter_context(contextlib.closing(build_train_batches(config, skipped, start)))
+        batches = ends.enter_context(contextlib.closing(build_train_batches(config, skipped, start, batch_share(mesh))))
         owed = start == 0 or (_is_due(start, config.eval_every, config.steps) and not _evaluated(stage.folder, start))
 
         def save():

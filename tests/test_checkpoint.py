@@ -137,6 +137,21 @@ def test_too_little_space_is_said_before_anything_is_written(trained_run, tmp_pa
         assert checkpoints.steps() == []
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError("Stale file handle"), RuntimeError("UNAVAILABLE: 503")])
+def test_what_the_machine_is_to_blame_for_condemns_no_checkpoint(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    with Checkpointer(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save({"a": jnp.ones(3)}, step)
+        checkpoints.wait()
+        with monkeypatch.context() as patched, pytest.raises(type(error)):
+            patched.setattr(checkpoints, "restore_step", fail)
+            checkpoints.restore({"a": jnp.ones(3)})
+        assert checkpoints.steps() == [1, 2]
+
+
 def test_a_save_leaves_the_count_of_places_to_stop_alone(tmp_path, monkeypatch):
     """Of jax's preemption service, whose only caller is the training: orbax would put it back, and a stop be lost."""
     counts = []

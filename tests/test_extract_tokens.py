@@ -19,7 +19,7 @@ import simvq_jax
 from simvq_jax import reconstruct
 from simvq_jax.data.tokens import msgpack_restore, summary_path, token_dtype
 from simvq_jax.data.views import Views
-from simvq_jax.extract_tokens import Share, extract_tokens
+from simvq_jax.extract_tokens import Share, extract_run, extract_tokens
 
 SIZES = [(24, 24), (25, 31), (64, 24), (24, 40), (7, 9), (30, 30), (24, 24)]
 
@@ -374,3 +374,9 @@ def test_the_command_line_prints_counts(trained_run, folder, tmp_path, capsys):
     assert "7 records in" in printed and "1 file(s) could not be read and are listed in" in printed
     with pytest.raises(ValueError, match="leave --size and --resize_short out"):
         module.main(run=str(trained_run), data="", out="x", **arguments | {"crops": "whole"}, **rest)
+
+
+def test_a_bucket_is_no_place_for_tokens():
+    choices = {"data": "", "split": "eval", "crops": "center", "size": 0, "resize_short": -1, "flip": False}
+    with pytest.raises(ValueError, match=r"--out=gs://bucket/tokens lies in a bucket, .*: give a folder"):
+        extract_run("nowhere", Share(0, 1), out="gs://bucket/tokens", **choices)
