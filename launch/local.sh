@@ -6,7 +6,7 @@
 # DEVICES   simulated CPU devices of each process; unset on a machine whose devices are to be used
 #
 # The machine's GPUs are shared out evenly. Each process logs to RUN.process0.log, RUN.process1.log, ...; what process 0
-# says is shown as well. SIGTERM and Ctrl-C go to all. Exit status: 2 if a process has
+# says is shown as well; of a RUN in a bucket they lie in runs/. SIGTERM and Ctrl-C go to all. Exit status: 2 if a process has
 # met a mistake, else that of the first that did not end well.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Lints, checks types and runs the tests. Arguments go to pytest.
 #
-#   bash launch/test.sh         what takes under ten minutes on two cores
+#   bash launch/test.sh         what is not marked slow
 #   bash launch/test.sh --all   also the slow tests: whole trainings, many processes, interruptions, launchers
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from simvq_jax.cluster import is_loss
+from simvq_jax.cluster import causes, is_loss
 from simvq_jax.state import Inference, TrainState
 from simvq_jax.store import is_remote
 
@@ -233,13 +233,12 @@ def _first_line(error: Exception) -> str:
 @functools.cache
 def _is_of_the_machine(error: Exception) -> bool:
     """Whether the machine or the network is to blame, so that the checkpoint may be sound."""
-    cause: BaseException | None = error
-    while cause is not None:
-        of_system = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
-        if of_system or isinstance(cause, MemoryError) or any(word in str(cause) for word in OF_THE_MACHINE):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+
+    def says_so(cause: BaseException) -> bool:
+        of_system = isinstance(cause, OSError | MemoryError) and not isinstance(cause, FileNotFoundError)
+        return of_system or any(word in str(cause) for word in OF_THE_MACHINE)
+
+    return any(map(says_so, causes(error)))
 
 
 def _keep_small_arrays_whole() -> None:

@@ -165,13 +165,19 @@ def _limit(seconds: int, where: str) -> Iterator[None]:
 
 def is_loss(error: BaseException) -> bool:
     """Whether an error of one of several processes comes of the end of another: jax says so in many words and types."""
-    cause: BaseException | None = error
-    while cause is not None and jax.process_count() > 1:
+
+    def says_so(cause: BaseException) -> bool:
         of_jax = isinstance(cause, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(cause)
-        if of_jax or any(word in str(cause) for word in LOST):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+        return of_jax or any(word in str(cause) for word in LOST)
+
+    return jax.process_count() > 1 and any(map(says_so, causes(error)))
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came of, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _first_line(error: BaseException) -> str:

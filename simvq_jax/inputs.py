@@ -26,9 +26,12 @@ def skip_list() -> str:
 
 def build_train_batches(config, skipped: SkipLog, start_step: int, share: BatchShare = ALONE) -> Generator[Batch]:
     """A process's share of the training stream, from `start_step` on: one array a batch, (b, *example_shape)."""
+    source = open_data(config, "train", skipped)
+    if jax.process_count() > 1:  # of a folder it asks for every file's size
+        check_alike(f"what {config.data.source} holds to train", source.identity())
     return _train_batches(
         config,
-        skipped,
+        source,
         batch_size=config.batch_size,
         start_step=start_step,
         process_index=share.index,
@@ -38,13 +41,13 @@ def build_train_batches(config, skipped: SkipLog, start_step: int, share: BatchS
 
 def first_examples(config, count: int) -> np.ndarray:
     """Some training examples, the same on every process: (count, *example_shape)."""
-    with contextlib.closing(_train_batches(config, SkipLog(None), batch_size=count)) as batches:
+    source = open_data(config, "train", SkipLog(None))
+    with contextlib.closing(_train_batches(config, source, batch_size=count)) as batches:
         (examples,) = next(batches).values()
     return examples
 
 
-def _train_batches(config, skipped: SkipLog, **share) -> Generator[Batch]:
-    source = open_data(config, "train", skipped)
+def _train_batches(config, source: Source, **share) -> Generator[Batch]:
     return train_batches(source, _cut(config), seed=config.seed, threads=config.data.threads, **share)
 
 
@@ -56,9 +59,7 @@ def _kind(config) -> Kind:
 def open_data(config, split: str, skipped: SkipLog, source: str = "") -> Source:
     """A config's source, or another one, as its model takes it. split: of `sources.py`."""
     data = config.data
-    opened = open_source(source or data.source, split, kind=_kind(config), data_dir=data.data_dir, skipped=skipped)
-    check_alike(f"what {source or data.source} holds to {split}", f"{opened.identity()} {len(opened)}")
-    return opened
+    return open_source(source or data.source, split, kind=_kind(config), data_dir=data.data_dir, skipped=skipped)
 
 
 def _cut(config) -> Cut:
@@ -92,6 +93,7 @@ class EvalData:
         self.source, self.noun = source or data.source, "recordings" if of_sound(config) else "crops"
         opened, limit = open_data(config, "eval", skipped, source), data.eval_limit if limit is None else limit
         self.identity = opened.identity()
+        check_alike(f"what {self.source} holds to evaluate", self.identity)
         if of_sound(config):
             self._items: EvalSounds | EvalCrops = EvalSounds(
                 opened, sample_rate=data.sample_rate, limit=limit, batch_size=self._batch_size, threads=data.threads

@@ -1,6 +1,7 @@
 """The device mesh, where arrays live on it, and the placing of batches."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -58,25 +59,31 @@ class BatchShare:
 ALONE = BatchShare()  # of one process
 
 
+@functools.cache  # asked for at every batch
 def batch_share(mesh: Mesh) -> BatchShare:
     """This process's. Raises ValueError where processes' shares would overlap in part."""
-    rows_of_devices = mesh.devices.reshape(-1, mesh.shape["codebook"])
+    by_rows = mesh.devices.reshape(-1, mesh.shape["codebook"])
     places: dict[int, list[int]] = {}  # of rows, by process
-    for place, devices in enumerate(rows_of_devices):
-        for process in sorted({device.process_index for device in devices}):
+    for place, devices in enumerate(by_rows):
+        for process in {device.process_index for device in devices}:
             places.setdefault(process, []).append(place)
-    shares = sorted(set(map(tuple, places.values())))
-    if sum(map(len, shares)) != len(rows_of_devices) or len(set(map(len, shares))) != 1:
+    readers: dict[tuple[int, ...], int] = {}  # by share
+    for process in sorted(places):
+        readers.setdefault(tuple(places[process]), process)
+    shares = sorted(readers)
+    if sum(map(len, shares)) != len(by_rows) or len(set(map(len, shares))) != 1:
         raise ValueError(
             f"mesh.codebook is {mesh.shape['codebook']}, so that processes would share a part of their rows only: let"
             " it divide the devices of a process, or be a multiple of them."
         )
-    readers = tuple(min(process for process in places if tuple(places[process]) == share) for share in shares)
-    return BatchShare(shares.index(tuple(places[jax.process_index()])), len(shares), readers)
+    own = tuple(places[jax.process_index()])
+    return BatchShare(shares.index(own), len(shares), tuple(readers[share] for share in shares))
 
 
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_size") -> None:
-    """Raises ValueError unless every micro-batch divides evenly over the devices that share it. key: its config key."""
+    """Raises ValueError unless every micro-batch divides evenly over the devices that share it, and processes can share
+    it. key: its config key."""
+    batch_share(mesh)  # refuses a mesh that no batch fits
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if batch_size < 1 or accumulate < 1 or batch_size % (shards * accumulate):
         raise ValueError(

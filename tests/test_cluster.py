@@ -69,7 +69,7 @@ def test_codes_over_processes_change_nothing(trained_run, tmp_path, count, devic
 def test_processes_that_would_share_a_part_of_their_rows_are_refused():
     devices = np.array([SimpleNamespace(process_index=i // 2) for i in range(6)])
     with pytest.raises(ValueError, match=r"mesh\.codebook is 3, .* a part of their rows only"):
-        batch_share(SimpleNamespace(devices=devices.reshape(2, 1, 3), shape={"codebook": 3}))
+        batch_share.__wrapped__(SimpleNamespace(devices=devices.reshape(2, 1, 3), shape={"codebook": 3}))
 
 
 @pytest.mark.slow
