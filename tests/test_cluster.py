@@ -52,9 +52,7 @@ def test_two_processes_train_as_one(run_of_two, trained_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("count", "devices", "mesh"), [(2, 4, {"codebook": 8}), (4, 1, {"data": 2, "codebook": 2}), (2, 2, {"codebook": 2})]
-)
+@pytest.mark.parametrize(("count", "devices", "mesh"), [(2, 4, {"codebook": 8}), (4, 1, {"data": 2, "codebook": 2})])
 def test_codes_over_processes_change_nothing(trained_run, tmp_path, count, devices, mesh):
     """Processes that share their rows read the same ones, and none is counted twice."""
     flags = [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
