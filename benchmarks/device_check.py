@@ -12,7 +12,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +23,7 @@ from benchmarks import timing
 from benchmarks.problems import Problem, Reference, random_problem
 from simvq_jax import nearest_code
 from simvq_jax.search import backends, matrix_unit, rerank
+from simvq_jax.search.codes import Groups
 from simvq_jax.search.limbs import split
 
 BAD_VALUES = np.array([np.nan, np.inf, -np.inf, 1e30], np.float32)  # the last is finite, but its square is not
@@ -153,10 +153,10 @@ def check_search(search: Search, case: Case) -> dict[str, dict[str, int]]:
     return {name: counts for name, counts in found.items() if counts}
 
 
-def check_maxima(kernel: ModuleType, group_maxima: Callable, case: Case) -> dict[str, float]:
-    """How far the kernel's group maxima are from those of float64: as numbers, and as a share of what is allowed.
+def check_maxima(group_maxima: Callable, groups: Groups, case: Case) -> dict[str, float]:
+    """How far a kernel's group maxima are from those of float64: as numbers, and as a share of what is allowed.
 
-    Both take the same limbs, so this is the error of sums alone. group_maxima: that of the kernel, or interpreted.
+    Both take the same limbs, so this is the error of sums alone.
     """
     problem = random_problem("normal", *case[:3], transform=False, bfloat16_codes=case.bfloat16_codes)
     limbs = split(jnp.asarray(problem.tokens), 2), split(jnp.asarray(problem.rows), 1 if case.bfloat16_codes else 2)
@@ -164,21 +164,21 @@ def check_maxima(kernel: ModuleType, group_maxima: Callable, case: Case) -> dict
     half_norms = (problem.rows**2).sum(axis=1) / 2
     got = jax.jit(group_maxima, static_argnums=3)(*limbs, jnp.asarray(half_norms), products)
     u, c = ([np.asarray(limb, np.float64) for limb in of] for of in limbs)
-    expected = _largest_of_groups(kernel, sum(u[i] @ c[j].T for i, j in products) - half_norms, -np.inf)
-    norms = _largest_of_groups(kernel, np.linalg.norm(problem.rows, axis=1)[None], 0)
+    expected = _largest_of_groups(groups, sum(u[i] @ c[j].T for i, j in products) - half_norms, -np.inf)
+    norms = _largest_of_groups(groups, np.linalg.norm(problem.rows, axis=1)[None], 0)
     sums = matrix_unit.ACCUMULATION * rerank.rounding(case.d * len(products))
     allowed = sums * np.linalg.norm(problem.tokens, axis=1)[:, None] * norms
-    allowed += rerank.rounding(case.d) * _largest_of_groups(kernel, half_norms[None], 0)
+    allowed += rerank.rounding(case.d) * _largest_of_groups(groups, half_norms[None], 0)
     filled = expected > -np.inf  # not the groups of padding alone
     difference = np.abs(np.where(filled, got, 0) - np.where(filled, expected, 0))
     share = np.where(filled, difference / np.where(allowed > 0, allowed, 1), 0)
     return {"largest_difference": float(difference.max()), "share_of_allowed": float(share.max())}
 
 
-def _largest_of_groups(kernel, values: np.ndarray, filler: float) -> np.ndarray:
-    """(n, K) -> (n, G), as the kernel groups codes."""
-    padded = np.pad(values, ((0, 0), (0, -values.shape[1] % (kernel.GROUP * kernel.LANES))), constant_values=filler)
-    return padded.reshape(len(values), -1, kernel.GROUP, kernel.LANES).max(axis=2).reshape(len(values), -1)
+def _largest_of_groups(groups: Groups, values: np.ndarray, filler: float) -> np.ndarray:
+    """(n, K) -> (n, G)."""
+    padded = np.pad(values, ((0, 0), (0, -values.shape[1] % groups.block)), constant_values=filler)
+    return padded.reshape(len(values), -1, *groups).max(axis=2).reshape(len(values), -1)
 
 
 def why_not(backend: str, case: Case) -> str | None:
@@ -195,8 +195,8 @@ def check(backend: str, case: Case) -> dict[str, Any]:
     try:
         row["faults"] = check_search(search_with(backend, case), case)
         if backend in backends.KERNELS:
-            kernel = backends.KERNELS[backend]
-            row["maxima"] = check_maxima(kernel, kernel.group_maxima, case)
+            group_maxima, groups = backends.KERNELS[backend].coarse_pass(case.k)
+            row["maxima"] = check_maxima(group_maxima, groups, case)
     except Exception as error:  # a kernel that does not compile must not hide what the others do
         row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}"
     share = row.get("maxima", {}).get("share_of_allowed", 0.0)

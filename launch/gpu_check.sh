@@ -41,8 +41,8 @@ else
   step=(--settings=official --codebook_sizes=65536 --batch_size=32 --repeats=10 --calls=3)
   training=(--config.steps=200)
 fi
-seconds_kernels=140 seconds_limits=60 seconds_search=80 seconds_lengths=60 seconds_peers=70 seconds_step=95
-seconds_training=55
+seconds_kernels=120 seconds_limits=45 seconds_search=70 seconds_lengths=60 seconds_peers=60 seconds_step=175
+seconds_training=60
 
 if [ -z "${PYTHON:-}" ]; then
   [ "${CHECK_ON_CPU:-}" != 1 ] || ACCELERATOR=none

@@ -31,7 +31,10 @@ def choose(name: str, device: jax.Device, codebook: jax.ShapeDtypeStruct, sizes:
     if kernel in KERNELS:
         reason = KERNELS[kernel].why_not(device, d, matrix_unit.code_limbs(codebook.dtype))
         if reason is None:
-            return _with_kernel(KERNELS[kernel], device.platform)
+            group_maxima, groups = KERNELS[kernel].coarse_pass(k)
+            return functools.partial(
+                matrix_unit.search, group_maxima=group_maxima, groups=groups, platform=device.platform
+            )
         if name != "auto":
             raise ValueError(f"backend {name!r} does not apply here ({reason}): pass backend='auto'.")
         _say_once(f"nearest_code: 'blockwise' instead of '{kernel}': {reason}.")
@@ -47,11 +50,6 @@ def device_of(array):
     if default is None or isinstance(default, str):
         return jax.devices(default)[0]
     return default
-
-
-def _with_kernel(kernel, platform: str):
-    groups = matrix_unit.Groups(kernel.GROUP, kernel.LANES)
-    return functools.partial(matrix_unit.search, group_maxima=kernel.group_maxima, groups=groups, platform=platform)
 
 
 @functools.cache

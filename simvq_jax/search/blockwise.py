@@ -62,6 +62,7 @@ def search(tokens, codebook, weight=None, bias=None, allowed=None, *, sizes: Siz
         groups,
         tile=sizes.tile,
         retry=sizes.retry,
+        ask=platform != "gpu",
         batch=batch_of(platform),
     )
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 HIGHEST = jax.lax.Precision.HIGHEST
 BATCH = {"cpu": 512}  # vectors transformed together, by platform
-BATCH_ELSEWHERE = 8192
+BATCH_ELSEWHERE = 16_384
 
 
 class Groups(NamedTuple):

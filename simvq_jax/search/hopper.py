@@ -14,6 +14,7 @@ take turns between product and epilogue costs more than it hides.
 import functools
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,9 +24,13 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from simvq_jax.search.codes import Groups
+
 LANES = 64  # columns of a running maximum
-GROUP = 32  # codes whose scores share one maximum: group s * LANES + l has codes (s * GROUP + r) * LANES + l, all r
-BLOCK = GROUP * LANES  # codes whose maxima are written at once; K is padded to whole blocks
+# Codes whose scores share one maximum: group s * LANES + l has codes (s * GROUP + r) * LANES + l, all r. All codes of a
+# token's best group are scored again, and all its maxima looked through, so small codebooks have small groups.
+GROUP = 32
+SMALL_GROUPS = {2048: 8, 16_384: 16}  # instead, up to so many codes
 NEVER = float(np.finfo(np.float32).max) / 4  # half norm of a code that must not win; finite, so that sums of it are
 
 CHUNK = 64  # columns of a tile, of one limb, in a stage of the pipeline: 128 bytes of bfloat16, the widest swizzle
@@ -51,11 +56,18 @@ class Plan(NamedTuple):
     stages: int  # chunks in flight
     chunks: int  # of a tile
     tiles: int  # of workers * rows tokens
-    blocks: int  # of BLOCK codes
+    block: int  # codes whose maxima are written at once; K is padded to whole blocks
+    blocks: int
     splits: int  # parts of the codebook that run side by side
 
 
-def group_maxima(u_limbs, code_limbs, half_norms, products, *, epilogue=True, interpret=None):
+def coarse_pass(k: int) -> tuple[Callable, Groups]:
+    """The kernel as it serves K codes, and the groups that it takes maxima over."""
+    group = next((size for most, size in SMALL_GROUPS.items() if k <= most), GROUP)
+    return functools.partial(group_maxima, group=group), Groups(group, LANES)
+
+
+def group_maxima(u_limbs, code_limbs, half_norms, products, *, group=GROUP, epilogue=True, interpret=None):
     """Largest score of every group of codes, `max_k sum_(i, j) u_i . c_kj - h_k`.
 
     Sums in float32 as the tensor cores do it: rounded toward zero, starting from -h. Under `jax.vmap` the batch
@@ -65,11 +77,12 @@ def group_maxima(u_limbs, code_limbs, half_norms, products, *, epilogue=True, in
         u_limbs: bfloat16 (N, d) each, the limbs of the tokens. code_limbs: bfloat16 (K, d) each.
         half_norms: float32 (K,), NEVER or inf where a code must not win.
         products: pairs (i, j) of limbs to multiply and add; limbs of codes beyond the largest j are not looked at.
+        group: codes of a group, for GROUP.
         epilogue: False leaves half norms and maxima out, to time the product; the result is then meaningless.
         interpret: parameters of the GPU interpreter, to run on a CPU.
 
     Returns:
-        float32 (N, G), G = ceil(K / BLOCK) * LANES; column s * LANES + l is the maximum over the codes
+        float32 (N, G), G = ceil(K / (GROUP * LANES)) * LANES; column s * LANES + l is the maximum over the codes
         (s * GROUP + r) * LANES + l for r in 0..GROUP-1.
 
     Raises:
@@ -77,8 +90,8 @@ def group_maxima(u_limbs, code_limbs, half_norms, products, *, epilogue=True, in
     """
     code_limbs = code_limbs[: 1 + max(j for _, j in products)]  # all that are loaded must be multiplied
     (n, d), (k,) = u_limbs[0].shape, half_norms.shape
-    plan = plan_launch(n, k, d, len(u_limbs))
-    tokens, codes, columns = plan.tiles * plan.workers * plan.rows, plan.blocks * BLOCK, plan.chunks * CHUNK
+    plan = plan_launch(n, k, d, len(u_limbs), group)
+    tokens, codes, columns = plan.tiles * plan.workers * plan.rows, plan.blocks * plan.block, plan.chunks * CHUNK
     u_limbs = [_padded(u, tokens, columns) for u in u_limbs]
     code_limbs = [_padded(c, codes, columns) for c in code_limbs]
     bias = jnp.pad(-half_norms, (0, codes - k), constant_values=-NEVER)
@@ -111,7 +124,7 @@ def why_not(device: jax.Device, d: int, code_limbs: int) -> str | None:
     return None
 
 
-def plan_launch(n: int, k: int, d: int, u_limbs: int) -> Plan:
+def plan_launch(n: int, k: int, d: int, u_limbs: int, group: int = GROUP) -> Plan:
     """The first of LAYOUTS that leaves room for a pipeline, and enough splits to fill the chip."""
     chunks = -(-d // CHUNK)
     for workers, rows, tile, least_stages in LAYOUTS:
@@ -124,13 +137,15 @@ def plan_launch(n: int, k: int, d: int, u_limbs: int) -> Plan:
     else:
         widest = (SHARED_BYTES - 2 * stage_bytes) // (u_limbs * 64 * CHUNK * 2) * CHUNK
         raise ValueError(f"d is {d} but shared memory holds at most {widest} with {u_limbs} limbs of the tokens")
-    tiles, blocks = -(-n // (workers * rows)), -(-k // BLOCK)
+    block = group * LANES
+    tiles, blocks = -(-n // (workers * rows)), -(-k // block)
 
-    def cost(splits):  # in blocks of codes; to start costs about a quarter of one
-        return math.ceil(tiles * splits / MULTIPROCESSORS) * (blocks / splits + 0.25)
+    def cost(splits):  # in codes; to start costs about as much as 512
+        return math.ceil(tiles * splits / MULTIPROCESSORS) * (blocks * block / splits + 512)
 
     splits = min((s for s in range(1, blocks + 1) if blocks % s == 0), key=cost)
-    return Plan(workers, rows, tile, stages, chunks, tiles, blocks, splits)
+    stages = min(stages, blocks // splits * (block // tile) * chunks)  # no more than there is to load
+    return Plan(workers, rows, tile, stages, chunks, tiles, block, blocks, splits)
 
 
 def _padded(a, rows: int, columns: int):
@@ -185,8 +200,8 @@ def _load_tokens(plan, u_gmem, u, u_ready):
 def _load_codes(plan, codes_gmem, bias_gmem, codes, bias, ready, free):
     """Streams the chunks of this split's codes, limb by limb; each with the bias of its tile, so stages are alike."""
     limbs = len(codes_gmem)
-    chunks = plan.blocks // plan.splits * (BLOCK // plan.tile) * plan.chunks
-    first = lax.axis_index("split") * (plan.blocks // plan.splits * BLOCK)
+    chunks = plan.blocks // plan.splits * (plan.block // plan.tile) * plan.chunks
+    first = lax.axis_index("split") * (plan.blocks // plan.splits * plan.block)
 
     def load(chunk, carry):
         rows = pl.ds(first + lax.div(chunk, plan.chunks) * plan.tile, plan.tile)
@@ -214,7 +229,7 @@ def _work(plan, epilogue, score, out_gmem):
     """Maxima of this worker's tokens over the split's codes, written block by block."""
     worker = lax.axis_index("warpgroup")
     rows = pl.ds((lax.axis_index("tile") * plan.workers + worker) * plan.rows, plan.rows)
-    blocks, tiles = plan.blocks // plan.splits, BLOCK // plan.tile
+    blocks, tiles = plan.blocks // plan.splits, plan.block // plan.tile
 
     def block(b, carry):
         def tile(t, maxima):

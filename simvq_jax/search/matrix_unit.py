@@ -51,5 +51,6 @@ def search(
         groups,
         tile=max(min(MAX_TILE, *fitting), 128),
         retry=RETRY,
+        ask=platform != "gpu",
         batch=batch_of(platform),
     )

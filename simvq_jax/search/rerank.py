@@ -23,6 +23,8 @@ import jax.numpy as jnp
 
 from simvq_jax.search.codes import HIGHEST, Codes, Groups, in_equal_batches
 
+TYPICAL_GROUPS = 4  # candidate groups that a token has at most, as a rule
+UNASKED = 16  # of so many tokens, one is scored again without asking whether any must be
 FEW_GROUPS = 12  # a token with more candidate groups is scored against every code
 SCAN_NUMBERS = 2**20  # of the codes' numbers that a scan of every code gathers at once, or more:
 SCAN_CODES = 256  # at least so many codes of every token
@@ -73,6 +75,7 @@ def search(
     *,
     tile: int,
     retry: int,
+    ask: bool,
     batch: int,
 ) -> Found:
     """Nearest code of every token.
@@ -81,20 +84,24 @@ def search(
         tokens: float32 (N, d). weight: (d_basis, d) and bias: (d,), or None and None.
         coarse: maps u: (T, d_basis) to each group's largest score (T, G); of groups of one code to `u . c` without
             `- h`, which XLA then need not store. error: how far those may be off.
-        tile: tokens searched together. retry: tokens scored again together. batch: vectors transformed together.
+        tile: tokens searched together. retry: tokens scored again together. ask: whether to ask first if any must be;
+            where the device has to ask the host, that costs more than to score some anyway.
+        batch: vectors transformed together.
     """
     n, d = tokens.shape
     tile = max(min(tile, n), 1)
     v = tokens if bias is None else tokens - bias[None]
     # What is not finite costs no scan.
     tiles = jnp.pad(v, ((0, -n % tile), (0, 0)), constant_values=jnp.nan).reshape(-1, tile, d)
-    searched = jax.lax.map(lambda v: _search_tile(v, codes, weight, coarse, error, groups, retry, batch), tiles)
+    searched = jax.lax.map(lambda v: _search_tile(v, codes, weight, coarse, error, groups, retry, ask, batch), tiles)
     indices, refused = (a.reshape(-1)[:n] for a in searched[:2])
     sq_distance = _sq_distance(v, indices, codes, weight, batch)
     return Found(indices, jnp.where(refused, jnp.nan, sq_distance), searched[2].sum())
 
 
-def _search_tile(v, codes: Codes, weight, coarse, error: CoarseError, groups: Groups, retry: int, batch: int):
+def _search_tile(
+    v, codes: Codes, weight, coarse, error: CoarseError, groups: Groups, retry: int, ask: bool, batch: int
+):
     """v: (T, d), tokens less the bias. -> indices (T,), whether the token is not finite (T,), tokens scanned ()."""
     tokens, finite = _measured(v, weight, batch)
     searchable = finite & (codes.half_norms < jnp.inf).any()
@@ -102,24 +109,33 @@ def _search_tile(v, codes: Codes, weight, coarse, error: CoarseError, groups: Gr
     maxima = coarse(tokens.u)
     upper, threshold = bounds(maxima, tokens)
     count, group = _count_and_place(upper >= threshold)
-    several = count != 1
     # A group of one code that is the only candidate has won.
     indices, close = (group, False) if groups.size == 1 else _best(tokens, codes, groups.members(group))
+    again = searchable & ((count != 1) | close)
     few = min(FEW_GROUPS, upper.shape[1])
-    many = searchable & several & (count > few) & (few < upper.shape[1])
+    many = again & (count > few) & (few < upper.shape[1])
 
-    def among_few(chosen):
+    def among(group_count: int, chosen):
         own = jax.tree.map(lambda a: a[chosen], tokens)
         upper, _ = bounds(maxima[chosen], own)
-        ids = jnp.sort(groups.members(_places_of_largest(upper, few)).reshape(retry, -1), axis=-1)
+        candidates = _places_of_largest(upper, group_count)
+        ids = jnp.sort(groups.members(candidates).reshape(chosen.shape[0], -1), axis=-1)
         return _nearest(own, codes, weight, _largest(_scores(own.u, codes, ids), ids), batch)
 
     def among_all(chosen):
         own = jax.tree.map(lambda a: a[chosen], tokens)
         return _nearest(own, codes, weight, _largest_of_all(own.u, codes), batch)
 
-    indices = _replaced(indices, searchable & (several | close) & ~many, among_few, retry)
-    indices = _replaced(indices, many, among_all, retry)
+    def settle(indices, again):
+        indices = _replaced(indices, again & ~many, functools.partial(among, few), retry)
+        return _replaced(indices, again & many, among_all, retry)
+
+    if not ask:
+        typical = min(TYPICAL_GROUPS, few)
+        now = again & (count <= typical)
+        indices, later = _some_replaced(indices, now, functools.partial(among, typical), -(-v.shape[0] // UNASKED))
+        again = later | (again & ~now)
+    indices = jax.lax.cond(again.any(), settle, lambda indices, _: indices, indices, again)
     return jnp.where(searchable, indices, 0), ~finite, jnp.sum(many, dtype=jnp.int32)
 
 
@@ -151,12 +167,14 @@ def _bounds(maxima, tokens: _Tile, *, error: CoarseError, codes: Codes):
 def _count_and_place(marked):
     """How many places of a row are marked, or more, but 1 only if it is one, and then which: bool (T, G) -> (T,), (T,).
 
-    One sum has the count in its high digits and the places in its low ones, from which they may carry.
+    One sum has the count in its high digits and the places in its low ones, from which they may carry: where groups
+    are G, not before 2^31 / G^2 of them.
     """
     groups = marked.shape[1]
     place = jax.lax.broadcasted_iota(jnp.uint32, marked.shape, 1)
-    base = 1 << (groups - 1).bit_length()
-    if 2 * base * groups > 2**32:
+    digits = max((groups - 1).bit_length(), 1)
+    base = 1 << (31 - digits)
+    if digits > 15:
         return marked.sum(axis=-1, dtype=jnp.int32), jnp.where(marked, place, 0).max(axis=-1).astype(jnp.int32)
     both = jnp.where(marked, base + place, 0).sum(axis=-1, dtype=jnp.uint32)
     return (both // base).astype(jnp.int32), jnp.minimum(both % base, groups - 1).astype(jnp.int32)
@@ -252,22 +270,15 @@ def _replaced(results, where, compute, at_once: int):
 
     compute: maps the tokens' places, int (at_once,), to results (at_once,).
     """
+    some = functools.partial(_some_replaced, compute=compute, at_once=at_once)
+    return jax.lax.while_loop(lambda carry: carry[1].any(), lambda carry: some(*carry), (results, where))[0]
+
+
+def _some_replaced(results, where, compute, at_once: int):
+    """As `_replaced` for the first `at_once` marked tokens. -> results (T,), tokens that are left bool (T,)."""
     tokens = where.shape[0]
-    count = jnp.sum(where, dtype=jnp.int32)
-
-    def replace(results):
-        places = jnp.where(where, jnp.cumsum(where, dtype=jnp.int32) - 1, tokens)
-        order = jnp.zeros((tokens + at_once,), jnp.int32)
-        order = order.at[places].set(jnp.arange(tokens, dtype=jnp.int32), mode="drop")
-
-        def some(carry):
-            start, results = carry
-            place = start + jnp.arange(at_once, dtype=jnp.int32)
-            chosen = jax.lax.dynamic_slice_in_dim(order, start, at_once)
-            target = jnp.where(place < count, chosen, tokens)  # beyond the count: out of bounds, and dropped
-            return start + at_once, results.at[target].set(compute(chosen), mode="drop")
-
-        return jax.lax.while_loop(lambda carry: carry[0] < count, some, (jnp.zeros((), jnp.int32), results))[1]
-
-    # Mostly none is marked.
-    return jax.lax.cond(count > 0, replace, lambda results: results, results)
+    rank = jnp.cumsum(where, dtype=jnp.int32) - 1
+    places = jnp.full((at_once,), tokens, jnp.int32)  # beyond the count: out of bounds, and dropped
+    places = places.at[jnp.where(where, rank, at_once)].set(jnp.arange(tokens, dtype=jnp.int32), mode="drop")
+    found = compute(jnp.minimum(places, tokens - 1))
+    return results.at[places].set(found, mode="drop"), where.at[places].set(False, mode="drop")

@@ -6,11 +6,14 @@ over registers: no index arithmetic, no reduction across lanes. Group `s * LANES
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+
+from simvq_jax.search.codes import Groups
 
 GROUP = 32  # codes whose scores share one maximum
 LANES = 128  # groups side by side: the lanes of a vector register
@@ -20,6 +23,11 @@ SUBLANES = 16  # rows of a bfloat16 tile
 LEAST_TILE = 128  # tokens; fewer only where there are no more
 UNROLL = 4  # blocks in flight: while the maxima of one are folded, the next fills the matrix unit
 VMEM_BUDGET = 12 << 20  # bytes; a kernel may take 16 MiB on a v5e, and the compiler's own temporaries need the rest
+
+
+def coarse_pass(k: int) -> tuple[Callable, Groups]:
+    """The kernel as it serves K codes, and the groups that it takes maxima over: the same for every K."""
+    return group_maxima, Groups(GROUP, LANES)
 
 
 def group_maxima(u_limbs, code_limbs, half_norms, products, *, interpret=False):

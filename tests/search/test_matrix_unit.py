@@ -9,10 +9,9 @@ import pytest
 from coarse import interpreted, needs_gpu_interpreter
 
 from simvq_jax.search import blockwise, hopper, matrix_unit, tpu
-from simvq_jax.search.codes import Groups
 from simvq_jax.search.limbs import ONE_LIMB, TWO_LIMBS, split
 
-N, K = 29, 4099  # no multiples of anything; the codes are two spans of the TPU kernel, three blocks of the Hopper one
+N, K = 29, 4099  # no multiples of anything; the codes are two spans of the TPU kernel, five blocks of the Hopper one
 BAD_TOKENS, BAD_CODES = [3, 11, 12, N - 1], [0, 5, 64, 333, K - 1]
 
 with_kernels = pytest.mark.parametrize(
@@ -42,8 +41,9 @@ def few_tokens_at_once():
 
 @functools.cache
 def search_with(kernel):
-    groups = Groups(kernel.GROUP, kernel.LANES)
-    search = functools.partial(matrix_unit.search, group_maxima=interpreted(kernel), groups=groups, platform="cpu")
+    group_maxima, groups = interpreted(kernel, K)
+    platform = "gpu" if kernel is hopper else "cpu"  # a GPU scores some tokens again in any case
+    search = functools.partial(matrix_unit.search, group_maxima=group_maxima, groups=groups, platform=platform)
     return jax.jit(search)
 
 

@@ -169,27 +169,33 @@ def test_tokens_that_are_not_finite_get_index_zero_and_disturb_no_other(way):
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 1000, 2**15, 2**15 + 1, 70_000])
 def test_candidates_are_counted(groups):
-    """The count may be too large, but it is 1 for one candidate alone."""
+    """The count may be too large where there are many, but it is 1 for one candidate alone."""
     marked = np.zeros((6, groups), bool)
     marked[1, -1] = marked[2, 0] = marked[3] = marked[4, : -(-groups // 2)] = marked[5, groups // 2] = True
     count, place = rerank._count_and_place(jnp.asarray(marked))
     alone = marked.sum(1) == 1
     np.testing.assert_array_equal(np.asarray(count) == 1, alone)
     np.testing.assert_array_equal(np.asarray(place)[alone], marked.argmax(1)[alone])
+    exact = marked.sum(1) <= max(2**31 // 4 // groups**2, 1)
+    np.testing.assert_array_equal(np.asarray(count)[exact], marked.sum(1)[exact])
     assert (count >= marked.sum(1)).all() and (np.asarray(place) < groups).all()
 
 
-@pytest.mark.parametrize("few", [1, 2, 8])
-def test_the_way_to_the_answer_does_not_change_it(monkeypatch, few):
-    """With a bound that admits every group, all tokens are scored against a few groups more, or every code."""
+@pytest.mark.parametrize(
+    ("few", "typical", "platform"), [(1, 1, "cpu"), (2, 2, "cpu"), (8, 4, "cpu"), (2, 2, "gpu"), (8, 8, "gpu")]
+)
+def test_the_way_to_the_answer_does_not_change_it(monkeypatch, few, typical, platform):
+    """With a bound that admits every group, all tokens are scored against a few groups more, or every code; a GPU
+    scores the first two of a tile without asking."""
     z, codebook, transform = random_problem(8, 50, 600, 8)
     sizes = Sizes(tile=32, block=320, group=80, retry=4)  # 8 groups
-    search = functools.partial(blockwise.search, z, codebook, *transform, sizes=sizes, platform="cpu")
+    search = functools.partial(blockwise.search, z, codebook, *transform, sizes=sizes, platform=platform)
     expected = search()
     assert expected.scanned == 0
     bounds = rerank._bounds
     monkeypatch.setattr(rerank, "_bounds", lambda *a, **k: (bounds(*a, **k)[0], jnp.full((32, 1), -jnp.inf)))
     monkeypatch.setattr(rerank, "FEW_GROUPS", few)
+    monkeypatch.setattr(rerank, "TYPICAL_GROUPS", typical)
     got = search()
     assert got.scanned == (0 if few == 8 else 50)
     for a, b in zip(got[:2], expected[:2], strict=True):

@@ -6,7 +6,7 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
-from coarse import CODE_LIMBS, PRODUCTS, U_LIMBS, assert_maxima, interpreted, lowered, random_limbs
+from coarse import CODE_LIMBS, PRODUCTS, U_LIMBS, assert_maxima, lowered, random_limbs
 
 from simvq_jax.search import tpu
 
@@ -19,8 +19,7 @@ VMEM = 16 << 20  # bytes of the smallest TPU
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_maxima_equal_float64(shape, products):
     operands = *random_limbs(*shape, products), PRODUCTS[products]
-    got = jax.jit(interpreted(tpu), static_argnums=3)(*operands)
-    assert_maxima(tpu, got, *operands)
+    assert_maxima(tpu, *operands)
 
 
 def test_several_tiles_of_tokens_and_steps_over_a_span(monkeypatch):
@@ -28,15 +27,14 @@ def test_several_tiles_of_tokens_and_steps_over_a_span(monkeypatch):
     n, k, d = 300, 4200, 8
     assert tpu.tile_sizes(n, tpu.LANES, 1, 1) == (160, 2)
     operands = *random_limbs(n, k, d, 3), PRODUCTS[3]
-    assert_maxima(tpu, jax.jit(interpreted(tpu), static_argnums=3)(*operands), *operands)
+    assert_maxima(tpu, *operands)
 
 
 def test_codes_of_infinite_half_norm_never_win():
     u_limbs, code_limbs, half_norms = random_limbs(5, 1000, 8, 2)
     alone = jnp.arange(1000) % tpu.LANES < 3  # all codes of the first three groups
     half_norms = jnp.where(alone | (jnp.arange(1000) % 3 == 0), jnp.inf, half_norms)
-    got = jax.jit(interpreted(tpu), static_argnums=3)(u_limbs, code_limbs, half_norms, PRODUCTS[2])
-    assert_maxima(tpu, got, u_limbs, code_limbs, half_norms, PRODUCTS[2])
+    got = assert_maxima(tpu, u_limbs, code_limbs, half_norms, PRODUCTS[2])
     assert (got[:, :3] == -jnp.inf).all()
 
 
