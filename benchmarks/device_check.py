@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import timing
 from benchmarks.problems import Problem, Reference, random_problem
 from simvq_jax import nearest_code
-from simvq_jax.search import backends, matrix_unit, rerank
+from simvq_jax.search import backends, rerank
 from simvq_jax.search.codes import Groups
 from simvq_jax.search.limbs import split
 
@@ -166,7 +166,7 @@ def check_maxima(group_maxima: Callable, groups: Groups, case: Case) -> dict[str
     u, c = ([np.asarray(limb, np.float64) for limb in of] for of in limbs)
     expected = _largest_of_groups(groups, sum(u[i] @ c[j].T for i, j in products) - half_norms, -np.inf)
     norms = _largest_of_groups(groups, np.linalg.norm(problem.rows, axis=1)[None], 0)
-    sums = matrix_unit.ACCUMULATION * rerank.rounding(case.d * len(products))
+    sums = rerank.rounding(case.d * len(products))
     allowed = sums * np.linalg.norm(problem.tokens, axis=1)[:, None] * norms
     allowed += rerank.rounding(case.d) * _largest_of_groups(groups, half_norms[None], 0)
     filled = expected > -np.inf  # not the groups of padding alone

@@ -15,6 +15,7 @@ from benchmarks import timing
 from launch import sweep
 from simvq_jax import cli
 from simvq_jax.drawing.curves import read_metrics
+from simvq_jax.versions import of_installed
 
 FOLDER = Path("benchmarks/results/study")
 CURVES = ("train/codebook_utilization_recent", "train/codebook_perplexity", "train/transform_effective_rank")
@@ -34,7 +35,7 @@ def record(run: sweep.Run, argument: str, workdir: Path) -> dict[str, Any]:
         "command": f"python launch/sweep.py --config={argument} --workdir={workdir} --only={run.name}",
         "date": finished.date().isoformat(),
         "machine": timing.machine(),
-        "versions": timing.versions(["jax", *PACKAGES]),
+        "versions": of_installed(["jax", *PACKAGES]),
         "changes": run.changes,
         "seed": config["seed"],
         "steps": config["steps"],

@@ -1,6 +1,5 @@
 """Timing in alternation, and what a reader needs to judge the figures: machine, versions, command, date."""
 
-import importlib.metadata
 import json
 import math
 import os
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+
+from simvq_jax.versions import of_installed
 
 GIB = 2**30
 Name = TypeVar("Name")
@@ -82,7 +83,7 @@ def provenance(packages: Sequence[str] = ()) -> dict[str, Any]:
         "command": " ".join(["python", name, *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
-        "versions": {"python": platform.python_version()} | versions(["jax", "jaxlib", *packages]),
+        "versions": {"python": platform.python_version()} | of_installed(["jax", "jaxlib", *packages]),
     }
 
 
@@ -131,16 +132,6 @@ def _cpu_model() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.machine()
-
-
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def write_json(path: str, result: Mapping[str, Any]) -> None:

@@ -4,19 +4,19 @@ call each of these at the same place; a lone one gets its own word back."""
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from simvq_jax.versions import of_installed
 
 SEEN_WITHIN = 60.0  # seconds until a network's file system must show on one machine what another has written
 
 
 def check_alike(what: str, text: str) -> None:
     """Raises ValueError unless `text` is the same on every process, and the versions that compute with it."""
-    versions = {name: metadata.version(name) for name in ("simvq_jax", "jax", "jaxlib", "flax", "optax")}
-    own = _digest(f"{versions} {text}")
+    own = _digest(f"{of_installed(('simvq_jax', 'jax', 'jaxlib', 'flax', 'optax'))} {text}")
     everyones = np.reshape(multihost_utils.process_allgather(own), (-1, len(own)))
     others = [process for process, other in enumerate(everyones) if (other != everyones[0]).any()]
     if others:

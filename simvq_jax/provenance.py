@@ -1,7 +1,6 @@
 """What a stranger needs to repeat an evaluation: data, weights, versions."""
 
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from simvq_jax.api import Tokenizer
 from simvq_jax.build import of_sound
 from simvq_jax.inputs import EvalData
 from simvq_jax.models.pretrained.weights import sha256
+from simvq_jax.versions import of_installed
 
 PACKAGES = (
     "simvq_jax",
@@ -42,8 +42,7 @@ def provenance(tokenizer: Tokenizer, data: EvalData, limit: int) -> dict[str, An
         "batch_size": config.data.eval_batch_size,  # the official PSNR is of whole batches
         "preprocessing": _preprocessing(config),
         "weight_files": {key: {"file": Path(path).name, "sha256": sha256(path)} for key, path in files.items()},
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in PACKAGES if _installed(name)},
+        "versions": {"python": platform.python_version()} | of_installed(PACKAGES),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
 
@@ -62,10 +61,3 @@ def _preprocessing(config) -> str:
     if not data.resize_short:
         return f"{crop}, at its own resolution"
     return f"{crop}, its short side resized to {data.resize_short} by Pillow's bilinear filter"
-
-
-def _installed(package: str) -> bool:
-    try:
-        return bool(metadata.version(package))
-    except metadata.PackageNotFoundError:
-        return False
