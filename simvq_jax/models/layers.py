@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from simvq_jax.models.convolution import convolve
+
 # torch's default for convolutions: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 TORCH_KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -16,7 +18,7 @@ TORCH_KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 def conv(features: int, size: int, *, stride: int = 1, use_bias: bool, dtype, kernel_init=TORCH_KERNEL, name=None):
     """Square convolution over NHWC, padded by (size - 1) // 2 on every side (so 3x3 and stride 2 differ from SAME)."""
     pad = (size - 1) // 2
-    return nn.Conv(
+    return Conv(
         features,
         (size, size),
         strides=(stride, stride),
@@ -26,6 +28,26 @@ def conv(features: int, size: int, *, stride: int = 1, use_bias: bool, dtype, ke
         kernel_init=kernel_init,
         name=name,
     )
+
+
+class Conv(nn.Module):
+    """`nn.Conv` by `convolve`; strides: an int for every axis, padding: a pair."""
+
+    features: int
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    use_bias: bool = True
+    dtype: Any = None
+    kernel_init: Any = TORCH_KERNEL
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = convolve(x, kernel, self.strides, self.padding, (1,) * len(self.strides))
+        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def group_norm(groups: int, dtype, name=None):
@@ -74,15 +96,8 @@ class WeightNormConv(nn.Module):
         kernel = weight_normed(self, (*self.kernel_size, x.shape[-1], self.features), axis=-1)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        spatial = "DHW"[-axes:]
-        y = jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            self.strides or (1,) * axes,
-            self.padding or ((0, 0),) * axes,
-            rhs_dilation=self.dilation,
-            dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-        )
+        strides, padding = self.strides or (1,) * axes, self.padding or ((0, 0),) * axes
+        y = convolve(x, kernel, strides, padding, self.dilation or (1,) * axes)
         return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 

@@ -1,0 +1,56 @@
+"""The gradients of `convolve` on a CPU, against those that XLA derives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from simvq_jax.models import convolution
+
+# x, kernel, features, strides, padding, dilation. Strides that divide and that do not, a kernel shorter than its
+# stride, rows that fill no whole block, more features than places.
+CASES = {
+    "3x3": ((2, 9, 7, 3), (3, 3), 5, (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "4x4, stride 2": ((2, 9, 8, 3), (4, 4), 5, (2, 2), ((1, 1), (1, 1)), (1, 1)),
+    "5x1, stride 3": ((2, 50, 7, 3), (5, 1), 5, (3, 1), ((2, 2), (0, 0)), (1, 1)),
+    "3x9, uneven padding": ((2, 9, 17, 3), (3, 9), 5, (1, 2), ((1, 0), (4, 2)), (1, 1)),
+    "dilated": ((2, 19, 17, 3), (3, 3), 5, (1, 1), ((1, 1), (4, 2)), (2, 4)),
+    "dilated, stride 2": ((2, 19, 17, 3), (3, 3), 5, (2, 2), ((1, 1), (4, 2)), (2, 3)),
+    "1x1, stride 2": ((1, 8, 8, 3), (1, 1), 5, (2, 2), ((0, 0), (0, 0)), (1, 1)),
+    "over one axis": ((2, 50, 3), (8,), 5, (4,), ((2, 3),), (1,)),
+    "over one axis, shorter than its stride": ((2, 50, 3), (2,), 5, (4,), ((0, 0),), (1,)),
+    "several blocks": ((2, 200, 30, 16), (3, 3), 5, (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "many features": ((2, 21, 3, 2), (3, 3), 100, (1, 1), ((1, 1), (1, 1)), (1, 1)),
+}
+
+
+def gradients(convolve, case):
+    size, taps, features, *how = case
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in (size, (*taps, size[-1], features)))
+    loss = lambda x, kernel: jnp.sum(jnp.sin(convolve(x, kernel, *how)))  # noqa: E731
+    return jax.jit(jax.grad(loss, (0, 1))).trace(x, kernel), (x, kernel)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_those_of_xla(monkeypatch, name):
+    monkeypatch.setattr(convolution, "LARGE", 1)
+    monkeypatch.setattr(convolution, "COLUMNS", 10_000)
+    (own, operands), (xlas, _) = (
+        gradients(convolve, CASES[name]) for convolve in (convolution.convolve, convolution._convolution)
+    )
+    assert ("while" in own.lower().as_text()) == (len(CASES[name][1]) == 2)
+    for got, expected in zip(*(traced.lower().compile()(*operands) for traced in (own, xlas)), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-6 * abs(expected).max(), rtol=0)
+
+
+def test_own_gradients_are_for_large_pictures_on_a_lone_cpu(monkeypatch):
+    case = CASES["3x3"]
+    assert "while" not in gradients(convolution.convolve, case)[0].lower().as_text()
+    monkeypatch.setattr(convolution, "LARGE", 63)
+    traced = gradients(convolution.convolve, case)[0]
+    assert "while" in traced.lower().as_text()
+    assert "while" not in traced.lower(lowering_platforms=("cuda",)).as_text()
+    with jax.set_mesh(jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))):
+        assert "while" not in gradients(convolution.convolve, case)[0].lower().as_text()
