@@ -18,6 +18,7 @@ from benchmarks.scaling_page import page
 from simvq_jax import cli
 
 PAGE = Path("docs/SCALING.md")
+ONE_STEP = "benchmarks/results/h100/train_step.json"
 ROWS = 32  # pictures a device, weak scaling
 BATCH = 256  # pictures, strong scaling
 MILLION = 2**20
@@ -60,6 +61,10 @@ def count(config: str, case: Case) -> dict[str, Any]:
     return case._asdict() | found
 
 
+def _read(path: str) -> dict[str, Any]:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def main(config: str, out: str, page_only: bool) -> None:
     """Counts every case, and writes the page."""
     if not page_only:
@@ -68,7 +73,7 @@ def main(config: str, out: str, page_only: bool) -> None:
             counted.append(count(config, case))
             print(case, flush=True)
         timing.write_json(out, {**timing.provenance(), "config": config, "cases": counted})
-    PAGE.write_text(page(json.loads(Path(out).read_text(encoding="utf-8"))), encoding="utf-8")
+    PAGE.write_text(page(_read(out), _read(ONE_STEP)), encoding="utf-8")
     print(PAGE)
 
 

@@ -120,15 +120,27 @@ def million(cases: list[Case]) -> str:
     return markdown_table(header, rows)
 
 
-def page(result: dict[str, Any]) -> str:
-    """The whole of docs/SCALING.md."""
+def timed(result: dict[str, Any], case: Case) -> str:
+    """What a device took for the step of one device. result: of `benchmarks.train_step`."""
+    row, chip = result["rows"][0], CHIPS["h100"]
+    seconds = row["ours"]["step"]["median"]
+    return (
+        f"One {result['machine']['devices'].partition(' x ')[2]} took {seconds * 1e3:.1f} ms for a step of"
+        f" {row['batch_size']} pictures (benchmarks/results/h100, {result['date']}):"
+        f" {case['flops'] / seconds / chip.teraflops / 1e12:.0%} of its peak."
+    )
+
+
+def page(result: dict[str, Any], one_step: dict[str, Any]) -> str:
+    """The whole of docs/SCALING.md. one_step: of `benchmarks.train_step`, the same network on one device."""
     weak, strong, fsdp = (by_study(result, study) for study in ("weak", "strong", "fsdp"))
     ratio = sum(fsdp[-1]["state"].values()) / sum(strong[-1]["state"].values())
-    own_batch = strong[0]["overrides"]["batch_size"]
+    each, own_batch = (cases[0]["overrides"]["batch_size"] for cases in (weak, strong))
     parts = [
         "# From one device to a pod\n",
         f"Written by `python -m benchmarks.scaling` ({result['date']}, jax {result['versions']['jax']}) for"
-        f" `{result['config']}`: 128 x 128 pictures, discriminator, bfloat16, no LPIPS. **Nothing here was timed.**"
+        f" `{result['config']}`: 128 x 128 pictures, discriminator, bfloat16, no LPIPS."
+        " **Nothing here was timed but a single step.**"
         " The step was compiled for 1 to 8 simulated devices, and the program read: arithmetic of products and"
         " convolutions, bytes that devices exchange, bytes of state. `python -m simvq_jax.explain` does the same for"
         " any config and mesh.\n",
@@ -157,12 +169,15 @@ def page(result: dict[str, Any]) -> str:
         f"Data parallel, from the counts above, at {UTILIZATION:.0%} of the chip's peak (supposed) and the links of its"
         " data sheet, if nothing overlaps: compilers for accelerators do overlap, so this is a floor. Sums between"
         " nodes are of parts that were summed within them.\n",
+        f"{weak[0]['temporary'] / 1e9:.1f} GB of temporaries and {sum(weak[0]['state'].values()) / 1e9:.1f} GB of state"
+        f" for {each} pictures are more than the 16 GB of a v5e: there `model.remat`, or fewer pictures a device, will"
+        f" be needed. {timed(one_step, weak[0])}\n",
     ]
     for pod in PODS:
         sheet = f"{pod.chip.teraflops:g} TFLOP/s, {pod.chip.link:g} GB/s"
         parts += [
             f"\n### {pod.title} ({sheet})\n",
-            f"{weak[0]['overrides']['batch_size']} pictures a device:\n",
+            f"{each} pictures a device:\n",
             reckoned(pod, weak[0], weak[-1], None),
             f"\nThe config's batch of {own_batch}:\n",
             reckoned(pod, weak[0], weak[-1], own_batch),

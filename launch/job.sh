@@ -11,9 +11,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-workdir=""
+workdir="" place=()
 for argument in "$@"; do
-  case "$argument" in --workdir=*) workdir="${argument#--workdir=}" ;; esac
+  case "$argument" in
+    --workdir=*) workdir="${argument#--workdir=}" ;;
+    --coordinator_address=* | --num_processes=* | --process_id=*) place+=("$argument") ;;
+  esac
 done
 if [ -z "$workdir" ]; then
   echo "error: --workdir=RUN is missing: the job goes on in that folder." >&2
@@ -41,4 +44,4 @@ run() {
 }
 
 run -m simvq_jax.train --stopped_status=75 "$@"
-run -m simvq_jax.evaluate --run="$workdir"
+run -m simvq_jax.evaluate --run="$workdir" ${place[@]+"${place[@]}"}

@@ -68,25 +68,34 @@ install() {
   on_all "mkdir -p ~/simvq_jax && tar -xzf /tmp/simvq_jax.tar.gz -C ~/simvq_jax && cd ~/simvq_jax && ACCELERATOR=tpu bash launch/setup.sh gcs"
 }
 
-is_running() {
-  [ "$(tpus tpu-vm ssh "$NAME" --worker=0 --command='pgrep -f [l]aunch/job.sh > /dev/null && echo yes' || true)" = yes ]
-}
+# What a worker answers; nothing where it cannot be reached.
+ask() { tpus tpu-vm ssh "$NAME" --worker=0 --command="$1" || true; }
+
+is_running() { [ "$(ask 'pgrep -f [l]aunch/job.sh > /dev/null && echo yes')" = yes ]; }
 
 start() {
   local job
   job="PYTHON=.venv/bin/python bash launch/job.sh $(printf '%q ' "$@"); echo \$? > job.status"
   # Leftovers hold the chips. The brackets keep a command from finding itself.
   on_all 'pkill -KILL -f [l]aunch/job.sh; pkill -KILL -f [s]imvq_jax.train; pkill -KILL -f [s]imvq_jax.evaluate; true'
-  on_all "cd ~/simvq_jax && rm -f job.status && (setsid nohup bash -c $(printf '%q' "$job") >> job.log 2>&1 < /dev/null &)"
+  on_all "cd ~/simvq_jax && rm -f job.status && printf '%s\n' $(printf '%q' "$*") > job.flags && (setsid nohup bash -c $(printf '%q' "$job") >> job.log 2>&1 < /dev/null &)"
 }
 
-# Training outlives the connection: it runs detached, and this waits for the status that it leaves behind.
+# Training outlives the connection: it runs detached, and this waits for the status that it leaves behind. A worker that
+# answers but has neither a job nor a status has been started anew.
 wait_for_end() {
-  local status
+  local status gone=0
   while true; do
     if is_lost "$(state)"; then return 75; fi
-    status="$(tpus tpu-vm ssh "$NAME" --worker=0 --command='cat ~/simvq_jax/job.status 2> /dev/null || true' || true)"
-    [ -z "$status" ] || return "$status"
+    status="$(ask 'cd ~/simvq_jax; cat job.status 2> /dev/null || { pgrep -f [l]aunch/job.sh > /dev/null && echo running; } || echo gone')"
+    case "$status" in
+      '' | running) gone=0 ;;
+      gone)
+        gone=$((gone + 1))
+        if [ "$gone" -ge 2 ]; then return 75; fi  # once may be between the job's end and its status
+        ;;
+      *) return "$status" ;;
+    esac
     sleep "$POLL"
   done
 }
@@ -94,7 +103,7 @@ wait_for_end() {
 delete() { tpus queued-resources delete "$NAME" --force --quiet; }
 
 run() {
-  local status
+  local status found
   for ((try = 1; try <= TRIES; try++)); do
     if ! create; then
       sleep "$POLL"
@@ -102,7 +111,9 @@ run() {
     fi
     status=0
     if is_running; then
-      say "a job is running there: waits for its end"
+      found="$(ask 'cat ~/simvq_jax/job.flags 2> /dev/null')"
+      [ "$found" = "$*" ] || fail "another job runs on $NAME (${found:-of unknown flags}): wait for it, or give another NAME."
+      say "this job is running there: waits for its end"
     else
       { install && start "$@"; } || status=75
     fi

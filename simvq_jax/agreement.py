@@ -34,10 +34,15 @@ def _digest(text: str) -> np.ndarray:
 def all_see(read: Callable[[], str]) -> bool:
     """Whether every process reads what process 0 reads, within SEEN_WITHIN seconds."""
     wanted = multihost_utils.broadcast_one_to_all(_digest(read()))
+    return all_agree(comes_true(lambda: bool((_digest(read()) == wanted).all())))
+
+
+def comes_true(holds: Callable[[], bool]) -> bool:
+    """Whether what another process has written is seen here, within SEEN_WITHIN seconds."""
     deadline = time.monotonic() + SEEN_WITHIN
-    while not (seen := bool((_digest(read()) == wanted).all())) and time.monotonic() < deadline:
+    while not (true := holds()) and time.monotonic() < deadline:
         time.sleep(0.5)
-    return all_agree(seen)
+    return true
 
 
 def is_first() -> bool:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from absl import logging
 
 from simvq_jax import cli
 from simvq_jax.accelerators import tpu_is_present
+from simvq_jax.agreement import wait_for_all
 
 # Named as jax.distributed.initialize names them.
 FLAGS = {"coordinator_address": "", "num_processes": 0, "process_id": -1}
@@ -67,8 +69,9 @@ def joined(timeouts: Timeouts, flags: Mapping[str, Any], *, saves_on_sigterm: bo
     """Makes this process one of its job, if there is one, before anything asks for a device.
 
     flags: values of FLAGS, where they are not the default. saves_on_sigterm: what runs inside asks a `StopRequest`;
-    otherwise the signal ends it. An error inside ends this process at once, and so, within `timeouts.heartbeat`,
-    the others: to leave in good order it would have to wait for them, and they wait for it.
+    otherwise the signal ends it. In the end every process waits for all, however long one still writes or draws. An
+    error inside ends this process at once, and so, within `timeouts.heartbeat`, the others: to leave in good order it
+    would have to wait for them, and they wait for it.
 
     Raises ValueError on a place that cannot be.
     """
@@ -79,10 +82,13 @@ def joined(timeouts: Timeouts, flags: Mapping[str, Any], *, saves_on_sigterm: bo
         logging.set_verbosity(logging.ERROR)  # process 0 says it; what cannot be read is listed by each
     try:
         yield
-    except cli.MISTAKES as error:
+        wait_for_all("the end")
+    except Exception as error:
         if jax.process_count() == 1:
             raise
         lost = is_loss(error)
+        if not lost and not isinstance(error, cli.MISTAKES):
+            traceback.print_exc()
         cli.tell(f"process {jax.process_index()}: {LOSS.format(_first_line(error)) if lost else error}")
         _exit_at_once(TRY_AGAIN if lost else cli.FAILED)
 

@@ -69,13 +69,14 @@ class Row(NamedTuple):
 class Explanation(NamedTuple):
     """Of one device, a step.
 
-    state: bytes by part of the state. temporary: bytes beyond the state, as XLA lays them out for a CPU. flops: of
-    products and convolutions.
+    state: bytes by part of the state. batch: bytes of the share of the batch. arguments: bytes of both, as compiled.
+    temporary: bytes beyond those, as XLA lays them out for a CPU. flops: of products and convolutions.
     """
 
     mesh: dict[str, int]
     state: dict[str, int]
     batch: int
+    arguments: int
     temporary: int
     flops: int
     collectives: list[Row]
@@ -112,6 +113,7 @@ def explain(config) -> Explanation:
         mesh=dict(mesh.shape),
         state=state_bytes(state),
         batch=math.prod(batch.sharding.shard_shape(shape)) * batch.dtype.itemsize,
+        arguments=int(memory.argument_size_in_bytes),
         temporary=int(memory.temp_size_in_bytes),
         flops=program.flops(),
         collectives=_rows(program.collectives(), dict(mesh.shape)),

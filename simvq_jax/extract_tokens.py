@@ -8,9 +8,10 @@ there, so nothing comes twice and nothing is left out. Several processes, on one
 those of a job of many (see `cluster.py`) by themselves, others by --process_count and --process_index.
 """
 
+import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,12 +44,14 @@ SETTINGS = "extraction.json"
 
 
 class Extraction(NamedTuple):
-    """What was done: records written, in seconds; what could not be read; whether all shards are there now."""
+    """What was done: records written, in seconds; what could not be read; whether all shards are there now, with their
+    manifest; how to look again, which writes the manifest if they are."""
 
     records: int
     seconds: float
     skipped: SkipLog
     complete: bool
+    look_again: Callable[[], bool]
 
 
 class Share(NamedTuple):
@@ -104,7 +107,8 @@ def extract_tokens(
         new = sorted(list(skipped.reasons.items())[before:])
         write_shard(paths[shard], found, {"records": len(found), "skipped": new})
         done, records = done + len(items), records + len(found)
-    return Extraction(records, time.monotonic() - began, skipped, _finish(out, settings, paths))
+    finish = functools.partial(_finish, out, settings, paths)
+    return Extraction(records, time.monotonic() - began, skipped, finish(), finish)
 
 
 def _items(shard: int, shard_size: int, source: Source) -> range:
@@ -199,8 +203,14 @@ def main(run: str, process_index: int, process_count: int, **rest) -> None:
                     " which share the work: leave --process_count and --process_index out."
                 )
             share = Share(jax.process_index(), jax.process_count())
-        extract_run(run, share, **rest)
+        done = extract_run(run, share, **rest)
         agreement.wait_for_all("tokens extracted")
+        # On a network's file system each may have seen the others' last shards late, and left the manifest to them.
+        if jax.process_count() > 1 and agreement.is_first() and not agreement.comes_true(done.look_again):
+            raise RuntimeError(
+                f"not all shards of other processes can be seen in {rest['out']}: give an --out on a file system that"
+                " all share, and run the same command again; what is whole there is kept."
+            )
 
 
 def extract_run(
@@ -214,7 +224,7 @@ def extract_run(
     resize_short: int,
     flip: bool,
     **rest,
-) -> None:
+) -> Extraction:
     """Extracts with the tokenizer `run`, and prints what was done. The arguments are the command line's."""
     if is_remote(out):
         raise ValueError(f"--out={out} lies in a bucket, but tokens are written to disks only: give a folder.")
@@ -246,6 +256,7 @@ def extract_run(
         print(f"{done.skipped.count} file(s) could not be read and are listed in {Path(out) / MANIFEST}")
     if not done.complete:
         print(f"{Path(out) / MANIFEST} will be written by the process that finishes last")
+    return done
 
 
 if __name__ == "__main__":

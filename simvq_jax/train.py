@@ -6,6 +6,7 @@ The same command again resumes the run where its newest checkpoint stands; so do
 import contextlib
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -25,6 +26,13 @@ from simvq_jax.store import path_of, staged
 from simvq_jax.writers import has_evaluation, open_writer
 
 
+class Trained(NamedTuple):
+    """The last state, and whether that is the end: at `config.steps`, and evaluated there."""
+
+    state: TrainState
+    whole: bool
+
+
 def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) -> TrainState:
     """Trains, or resumes, and returns the last state.
 
@@ -36,6 +44,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
     stop_at: end after this step, checkpointed, as if interrupted; 0 = go on to `config.steps`.
     Several processes train together, each with the same arguments, after `cluster.joined`.
     """
+    return train_on(config, workdir, stop_at).state
+
+
+def train_on(config: ml_collections.ConfigDict, workdir: Path, stop_at: int) -> Trained:
+    """`train`, which also tells whether anything is left to do."""
     build.check_ranges(config)
     if stop_at < 0:
         raise ValueError(f"stop_at is {stop_at} but must be 0, to go on to the end, or a step.")
@@ -66,7 +79,7 @@ def appended_files() -> list[str]:
     return [skip_list(), *(["metrics.jsonl"] if agreement.is_first() else [])]
 
 
-def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at) -> TrainState:
+def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at) -> Trained:
     """The single train loop. Step n is dispatched before the figures of n - 1 are read, so the device never waits."""
     start, last = int(state.step), min(stop_at or config.steps, config.steps)
     with (
@@ -87,7 +100,8 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
         observe = Observer(config, stage.target, mesh, networks, perceptual, writer, skipped)
         observe.begin(start, last)
         step, pending = start, None
-        if owed and not evaluated_to_its_end(observe, state, step, stop):
+        evaluated = not owed or evaluated_to_its_end(observe, state, step, stop)
+        if not evaluated:
             last = step
         while step < last:
             (batch,) = place_batch(next(batches), mesh).values()
@@ -108,14 +122,16 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
             # Saved first: an evaluation that is interrupted is made up for by the resume.
             if due_checkpoint:
                 save()
-            if due_evaluation and not evaluated_to_its_end(observe, state, step, stop):
-                last = step
-                save()
+            if due_evaluation:
+                evaluated = evaluated_to_its_end(observe, state, step, stop)
+                if not evaluated:
+                    last = step
+                    save()
         checkpoints.wait()
         observe.end(step)
     if stop.interrupted:
         sys.exit(cli.INTERRUPTED)
-    return state
+    return Trained(state, step == config.steps and evaluated)
 
 
 def _is_due(step: int, every: int, last: int) -> bool:
@@ -158,9 +174,8 @@ def main(
     chosen = config_of(config, folder)
     with cluster.joined(build.build_timeouts(chosen), job, saves_on_sigterm=True):
         accelerators.check_used(allow_cpu)
-        state = train(chosen, folder, stop_at)
-        whole = int(state.step) == chosen.steps
-    if not whole:
+        trained = train_on(chosen, folder, stop_at)
+    if not trained.whole:
         sys.exit(stopped_status)
 
 

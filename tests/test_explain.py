@@ -39,6 +39,8 @@ def test_data_parallel_the_gradient_is_the_only_large_thing_sent():
     assert max(row.largest for row in rest) <= 2048  # K integers, of how often each code is used
     assert all(row.axes == "data" and row.kind == "all-reduce" for row in found.collectives)
     assert found.state["params"] == generator + discriminator
+    # Counted from shapes, and as compiled: what else a state holds are a few numbers.
+    assert 0 <= found.arguments - sum(found.state.values()) - found.batch < 4096
     assert found.state["codebook"] == bytes_of(state.codebook) and not found.shardings
 
 
@@ -59,6 +61,8 @@ def test_fsdp_divides_the_state_but_not_the_quantizer():
     found, whole = explain(config), explain(tiny_config(model__width=32, model__norm_groups=32))
     assert found.state["params"] < 0.5 * whole.state["params"]  # of a small network much is too small to split
     assert found.state["codebook"] == whole.state["codebook"]
+    for explanation in (found, whole):
+        assert 0 <= explanation.arguments - sum(explanation.state.values()) - explanation.batch < 4096
     assert found.shardings and not [path for path, _, _ in found.shardings if "quantizer" in path]
     assert {"gradients", "parameters, gathered for use"} <= {row.purpose for row in found.collectives}
 

@@ -40,9 +40,11 @@ asked=$(grep -c . "$CALLS")
 case "$*" in
   *describe*) [ -f "$STATE" ] && [ $((asked % 4)) -ne 0 ] && { cat "$STATE"; echo ACTIVE > "$STATE"; } || exit 1 ;;
   *create*) [ -f "$STATE.refused" ] && echo PROVISIONING > "$STATE" || { touch "$STATE.refused"; exit 1; } ;;
-  *pgrep*) [ -f "$STATE.running" ] && echo yes ;;
   *delete*) rm -f "$STATE" ;;
-  *"cat ~"*job.status*) head -n 1 "$STATUSES"; sed -i 1d "$STATUSES" ;;
+  *setsid*) ;;
+  *"cat job.status"*) head -n 1 "$STATUSES"; sed -i 1d "$STATUSES" ;;
+  *job.flags*) cat "$STATE.running" ;;
+  *pgrep*) [ -f "$STATE.running" ] && echo yes ;;
 esac
 """
 
@@ -178,10 +180,27 @@ def test_a_job_that_runs_on_a_tpu_is_waited_for(cluster, tmp_path):
     """Not started beside itself, by one who calls again after the connection was lost."""
     env = cluster(gcloud=GCLOUD) | tpu(tmp_path, "", "", "0")
     (tmp_path / "state").write_text("ACTIVE\n")
-    (tmp_path / "state.running").touch()
+    (tmp_path / "state.running").write_text("--config=a --workdir=gs://bucket/run\n")
     status, said = run("tpu_pod.sh", "run", "--config=a", "--workdir=gs://bucket/run", env=env)
-    assert status == 0 and "a job is running there" in said
+    assert status == 0 and "this job is running there" in said
     assert not [call for call in (tmp_path / "calls").read_text().splitlines() if "setsid nohup" in call]
+
+
+def test_another_job_that_runs_on_a_tpu_is_left_alone(cluster, tmp_path):
+    env = cluster(gcloud=GCLOUD) | tpu(tmp_path, "0")
+    (tmp_path / "state").write_text("ACTIVE\n")
+    (tmp_path / "state.running").write_text("--config=b --workdir=gs://bucket/other\n")
+    status, said = run("tpu_pod.sh", "run", "--config=a", "--workdir=gs://bucket/run", env=env)
+    assert status == 2 and "another job runs on simvq (--config=b --workdir=gs://bucket/other)" in said
+    assert "setsid" not in (tmp_path / "calls").read_text() and "delete" not in (tmp_path / "calls").read_text()
+
+
+def test_a_worker_that_forgot_its_job_is_not_waited_for(cluster, tmp_path):
+    """It answers, but there is neither a job nor the status of one."""
+    env = cluster(gcloud=GCLOUD) | tpu(tmp_path, "running", "gone", "running", "gone", "gone", "0")
+    status, said = run("tpu_pod.sh", "run", "--config=a", "--workdir=gs://bucket/run", env=env)
+    assert status == 0 and "ended with status 75 before its end: goes on" in said
+    assert sum("setsid nohup" in call for call in (tmp_path / "calls").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

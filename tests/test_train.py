@@ -215,14 +215,25 @@ def test_an_evaluation_that_is_given_up_is_made_up_for(tmp_path, monkeypatch):
     """The run stops there, checkpointed; the resume evaluates first."""
     config, places = tiny_config(discriminator__enabled=False), []
     monkeypatch.setattr(StopRequest, "asked", lambda self: places.append(len(places)) or len(places) >= 5)
-    state = train.train(config, tmp_path / "run")  # two batches at step 0, two steps, the first batch at step 2
-    assert int(state.step) == 2 and not has_evaluation(tmp_path / "run", 2)
+    state, whole = train.train_on(config, tmp_path / "run", 0)  # two batches at step 0, two steps, a batch at step 2
+    assert int(state.step) == 2 and not has_evaluation(tmp_path / "run", 2) and not whole
     assert has_evaluation(tmp_path / "run", 0)
     monkeypatch.undo()
     for _ in range(2):
         train.train(config, tmp_path / "run")
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [steps.count(step) for step in range(5)] == [2, 1, 3, 1, 3]  # figures and W's spectrum, each once
+
+
+@pytest.mark.slow
+def test_a_run_is_whole_once_its_last_step_is_evaluated(tmp_path, monkeypatch):
+    config, places = tiny_config(discriminator__enabled=False), []
+    monkeypatch.setattr(StopRequest, "asked", lambda self: places.append(len(places)) or len(places) >= 9)
+    state, whole = train.train_on(config, tmp_path / "run", 0)  # evaluations of two batches, and four steps between
+    assert int(state.step) == config.steps and not has_evaluation(tmp_path / "run", config.steps) and not whole
+    monkeypatch.undo()
+    assert train.train_on(config, tmp_path / "run", 0).whole and has_evaluation(tmp_path / "run", config.steps)
+    assert train.train_on(config, tmp_path / "run", 0).whole
 
 
 class Spy:
