@@ -12,7 +12,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-LARGE = 4096  # places of a picture, from which on that gains more than it costs to compile
+# Places and features of what it gives, from which on that gains more than it costs to compile.
+LARGE, WIDE = 4096, 16
 COLUMNS = 2**18  # numbers of a block of windows, so that it stays in cache
 
 
@@ -49,7 +50,7 @@ def _backward(strides, padding, dilation, saved, g):
     sizes = {"strides": strides, "padding": padding, "dilation": dilation}
     ways = [functools.partial(_of_xla, number, **sizes) for number in (0, 1)]
     own_ways = list(ways)
-    if math.prod(g.shape[1:-1]) >= LARGE:
+    if math.prod(g.shape[1:-1]) >= LARGE and g.shape[-1] >= WIDE:
         if max(strides) > 1 and max(dilation) == 1:
             own_ways[0] = functools.partial(_for_input, strides=strides, padding=padding)
         if len(strides) == 2:  # over one axis XLA's is as fast

@@ -36,6 +36,7 @@ def gradients(convolve, case):
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_are_those_of_xla(monkeypatch, name):
     monkeypatch.setattr(convolution, "LARGE", 1)
+    monkeypatch.setattr(convolution, "WIDE", 1)
     monkeypatch.setattr(convolution, "COLUMNS", 10_000)
     (own, operands), (xlas, _) = (
         gradients(convolve, CASES[name]) for convolve in (convolution.convolve, convolution._convolution)
@@ -45,10 +46,12 @@ def test_gradients_are_those_of_xla(monkeypatch, name):
         np.testing.assert_allclose(got, expected, atol=2e-6 * abs(expected).max(), rtol=0)
 
 
-def test_own_gradients_are_for_large_pictures_on_a_lone_cpu(monkeypatch):
+def test_own_gradients_are_for_large_and_wide_results_on_a_lone_cpu(monkeypatch):
     case = CASES["3x3"]
     assert "while" not in gradients(convolution.convolve, case)[0].lower().as_text()
     monkeypatch.setattr(convolution, "LARGE", 63)
+    assert "while" not in gradients(convolution.convolve, case)[0].lower().as_text()
+    monkeypatch.setattr(convolution, "WIDE", 5)
     traced = gradients(convolution.convolve, case)[0]
     assert "while" in traced.lower().as_text()
     assert "while" not in traced.lower(lowering_platforms=("cuda",)).as_text()
