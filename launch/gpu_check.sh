@@ -41,7 +41,7 @@ else
   step=(--settings=official --codebook_sizes=65536 --batch_size=32 --repeats=10 --calls=3)
   training=(--config.steps=100)
 fi
-# By what an H100 with 16 cores took, compilation and its tuning included, which no cache had seen.
+# By what an H100 with 16 cores took, and some more; the training's, mostly tuning of convolutions, is a guess.
 seconds_kernels=110 seconds_limits=45 seconds_search=40 seconds_lengths=40 seconds_peers=80 seconds_step=170
 seconds_training=100
 

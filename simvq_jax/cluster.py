@@ -87,8 +87,9 @@ def joined(timeouts: Timeouts, flags: Mapping[str, Any], *, saves_on_sigterm: bo
         if jax.process_count() == 1:
             raise
         lost = is_loss(error)
-        if not lost and not isinstance(error, cli.MISTAKES):
+        if not lost and not isinstance(error, cli.MISTAKES):  # a fault of ours, which ends as it would alone
             traceback.print_exc()
+            _exit_at_once(1)
         cli.tell(f"process {jax.process_index()}: {LOSS.format(_first_line(error)) if lost else error}")
         _exit_at_once(TRY_AGAIN if lost else cli.FAILED)
 

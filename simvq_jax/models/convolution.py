@@ -22,9 +22,13 @@ def convolve(x, kernel, strides, padding, dilation):
 
     strides, dilation: an int for every axis between. padding: a pair of them, of zeros before and after.
     """
+    how = tuple(strides), tuple(map(tuple, padding)), tuple(dilation)
+    *_, features = size = jax.eval_shape(lambda x, kernel: _convolution(x, kernel, *how), x, kernel).shape
     lone = jax.sharding.get_abstract_mesh().size <= 1
-    convolution = _with_own_gradients if lone and x.dtype == jnp.float32 else _convolution
-    return convolution(x, kernel, tuple(strides), tuple(map(tuple, padding)), tuple(dilation))
+    known = all(isinstance(n, int) for n in size)  # those of an exported program need not be
+    if known and lone and x.dtype == jnp.float32 and math.prod(size[1:-1]) >= LARGE and features >= WIDE:
+        return _with_own_gradients(x, kernel, *how)
+    return _convolution(x, kernel, *how)
 
 
 def _convolution(x, kernel, strides, padding, dilation):
@@ -50,11 +54,10 @@ def _backward(strides, padding, dilation, saved, g):
     sizes = {"strides": strides, "padding": padding, "dilation": dilation}
     ways = [functools.partial(_of_xla, number, **sizes) for number in (0, 1)]
     own_ways = list(ways)
-    if math.prod(g.shape[1:-1]) >= LARGE and g.shape[-1] >= WIDE:
-        if max(strides) > 1 and max(dilation) == 1:
-            own_ways[0] = functools.partial(_for_input, strides=strides, padding=padding)
-        if len(strides) == 2:  # over one axis XLA's is as fast
-            own_ways[1] = functools.partial(_for_kernel, **sizes)
+    if max(strides) > 1 and max(dilation) == 1:
+        own_ways[0] = functools.partial(_for_input, strides=strides, padding=padding)
+    if len(strides) == 2:  # over one axis XLA's is as fast
+        own_ways[1] = functools.partial(_for_kernel, **sizes)
     return tuple(
         jax.lax.platform_dependent(*saved, g, cpu=own, default=xlas) for own, xlas in zip(own_ways, ways, strict=True)
     )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from simvq_jax.search import rerank
-from simvq_jax.search.codes import HIGHEST, Codes, Groups, batch_of, prepare
+from simvq_jax.search.codes import HIGHEST, Codes, Groups, prepare
 
 MAXIMA_BYTES = 64 << 20  # group maxima of a tile
 RERANK_BYTES = 32 << 20  # codes gathered for a tile
@@ -62,8 +62,7 @@ def search(tokens, codebook, weight=None, bias=None, allowed=None, *, sizes: Siz
         groups,
         tile=sizes.tile,
         retry=sizes.retry,
-        ask=platform != "gpu",
-        batch=batch_of(platform),
+        platform=platform,
     )
 
 

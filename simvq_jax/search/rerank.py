@@ -21,7 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.search.codes import HIGHEST, Codes, Groups, in_equal_batches
+from simvq_jax.search.codes import HIGHEST, Codes, Groups, batch_of, in_equal_batches
 
 TYPICAL_GROUPS = 4  # candidate groups that a token has at most, as a rule
 UNASKED = 16  # of so many tokens, one is scored again without asking whether any must be
@@ -75,8 +75,7 @@ def search(
     *,
     tile: int,
     retry: int,
-    ask: bool,
-    batch: int,
+    platform: str,
 ) -> Found:
     """Nearest code of every token.
 
@@ -84,12 +83,12 @@ def search(
         tokens: float32 (N, d). weight: (d_basis, d) and bias: (d,), or None and None.
         coarse: maps u: (T, d_basis) to each group's largest score (T, G); of groups of one code to `u . c` without
             `- h`, which XLA then need not store. error: how far those may be off.
-        tile: tokens searched together. retry: tokens scored again together. ask: whether to ask first if any must be;
-            where the device has to ask the host, that costs more than to score some anyway.
-        batch: vectors transformed together.
+        tile: tokens searched together. retry: tokens scored again together. platform: of the device.
     """
     n, d = tokens.shape
-    tile = max(min(tile, n), 1)
+    tile, batch = max(min(tile, n), 1), batch_of(platform)
+    # Whether any token must be scored again a GPU has to ask its host, which costs more than to score some anyway.
+    ask = platform != "gpu"
     v = tokens if bias is None else tokens - bias[None]
     # What is not finite costs no scan.
     tiles = jnp.pad(v, ((0, -n % tile), (0, 0)), constant_values=jnp.nan).reshape(-1, tile, d)
@@ -168,7 +167,7 @@ def _count_and_place(marked):
     """How many places of a row are marked, or more, but 1 only if it is one, and then which: bool (T, G) -> (T,), (T,).
 
     One sum has the count in its high digits and the places in its low ones, from which they may carry: where groups
-    are G, not before 2^31 / G^2 of them.
+    are G, not before 2^30 / G^2 of them.
     """
     groups = marked.shape[1]
     place = jax.lax.broadcasted_iota(jnp.uint32, marked.shape, 1)
