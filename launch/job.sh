@@ -5,12 +5,14 @@
 #   bash launch/job.sh --config=configs/NAME.py --workdir=RUN [flags of simvq_jax.train]
 #
 # PYTHON   interpreter to use; else that of launch/setup.sh
+# MISTAKE  file to be made where the status is 2, for a scheduler that tells of one status among those of many processes
 #
 # Exit status: 0, trained to the end and evaluated; 75, stopped before that, by SIGTERM, and to be started again; else
 # that of the mistake.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+trap 'if [ $? -eq 2 ] && [ -n "${MISTAKE:-}" ]; then : > "$MISTAKE"; fi' EXIT
 workdir="" place=()
 for argument in "$@"; do
   case "$argument" in

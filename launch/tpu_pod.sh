@@ -81,6 +81,9 @@ start() {
   on_all "cd ~/simvq_jax && rm -f job.status && printf '%s\n' $(printf '%q' "$*") > job.flags && (setsid nohup bash -c $(printf '%q' "$job") >> job.log 2>&1 < /dev/null &)"
 }
 
+# Whether a worker has met a mistake, whose end worker 0 may have taken for a loss.
+met_a_mistake() { on_all 'cat ~/simvq_jax/job.status 2> /dev/null || true' | grep -qx 2; }
+
 # Training outlives the connection: it runs detached, and this waits for the status that it leaves behind. A worker that
 # answers but has neither a job nor a status has been started anew.
 wait_for_end() {
@@ -94,7 +97,8 @@ wait_for_end() {
         gone=$((gone + 1))
         if [ "$gone" -ge 2 ]; then return 75; fi  # once may be between the job's end and its status
         ;;
-      *) return "$status" ;;
+      0) return ;;
+      *) if met_a_mistake; then return 2; else return "$status"; fi ;;
     esac
     sleep "$POLL"
   done
@@ -125,7 +129,7 @@ run() {
         return
         ;;
       2)
-        tpus tpu-vm ssh "$NAME" --worker=0 --command='tail -n 5 ~/simvq_jax/job.log' || true
+        on_all 'tail -n 5 ~/simvq_jax/job.log' || true
         delete || true
         fail "a mistake in the command or the data (above), which another start would not mend"
         ;;

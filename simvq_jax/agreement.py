@@ -70,6 +70,12 @@ def total_over_processes(count: int) -> int:
     return int(np.sum(multihost_utils.process_allgather(np.asarray(count))))
 
 
+def of_shares(numbers: np.ndarray, share: int, shares: int) -> np.ndarray:
+    """What the process of each share has for itself, (n,), as (shares, n): the lowest, where several have one share."""
+    gathered = multihost_utils.process_allgather(np.array([share, *numbers], np.int32)).reshape(-1, 1 + len(numbers))
+    return np.stack([gathered[gathered[:, 0] == i, 1:].min(axis=0) for i in range(shares)])
+
+
 def whole(tree):
     """A tree of global arrays as numpy, whole."""
     return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))

@@ -103,7 +103,7 @@ def evaluate(
     of_all = scorer.of_batches(figures) | distances.values()
     mask = np.concatenate([of_batch.pop("mask") for of_batch in figures])
     items = {name: np.concatenate([of_batch[name] for of_batch in figures])[mask] for name in figures[0]}
-    names = [data.keys[i] for i in items.pop("index", np.zeros((0,), int)).tolist()]
+    names = [data.name_of(i) for i in items.pop("index", np.zeros((0,), int)).tolist()]
     codes, singular_values, of_codebook = _codebook(autoencoder, variables, counts)
     return Evaluation(
         metrics=_means(items, scorer) | {f"eval/{name}": value for name, value in of_all.items()} | of_codebook,

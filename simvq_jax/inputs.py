@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 import jax
 import numpy as np
 
-from simvq_jax.agreement import check_alike
+from simvq_jax.agreement import check_alike, of_shares
 from simvq_jax.build import example_shape, of_sound
 from simvq_jax.data.cuts import Cut, picture_cut, recording_cut
 from simvq_jax.data.encoded import Source
@@ -81,8 +81,8 @@ class EvalData:
     """What a config's source is evaluated on: crops of its pictures, or its recordings, whole.
 
     Attributes:
-        source: its name. identity: changes when its items do. noun: of what is counted. keys: index -> name of the
-        recordings read so far; {} of crops.
+        source: its name. identity: changes when its items do. noun: of what is counted.
+        name_of: of the item at an index.
     """
 
     def __init__(self, config, skipped: SkipLog, source: str = "", limit: int | None = None):
@@ -92,7 +92,7 @@ class EvalData:
         self._batch_size, self._threads = data.eval_batch_size, data.threads
         self.source, self.noun = source or data.source, "recordings" if of_sound(config) else "crops"
         opened, limit = open_data(config, "eval", skipped, source), data.eval_limit if limit is None else limit
-        self.identity = opened.identity()
+        self.identity, self.name_of = opened.identity(), opened.key
         check_alike(f"what {self.source} holds to evaluate", self.identity)
         if of_sound(config):
             self._items: EvalSounds | EvalCrops = EvalSounds(
@@ -106,14 +106,10 @@ class EvalData:
     def __len__(self) -> int:
         return len(self._items)
 
-    @property
-    def keys(self) -> dict[int, str]:
-        return self._items.keys if isinstance(self._items, EvalSounds) else {}
-
     def batches(self, share: BatchShare = ALONE) -> Iterator[Batch]:
         """A process's share of one pass: as of `eval_batches` of pipeline.py, or of `EvalSounds`."""
         if isinstance(self._items, EvalSounds):
-            return self._items.batches(share.index, share.count)
+            return self._items.batches(share.index, share.count, lambda own: of_shares(own, share.index, share.count))
         return eval_batches(
             self._items,
             batch_size=self._batch_size,

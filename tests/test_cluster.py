@@ -157,23 +157,6 @@ def test_a_preemption_of_one_stops_all_at_the_same_step(tmp_path):
     assert int(restored_state(run).state.step) == stopped == rows_of(run)[-1]["step"]
 
 
-def test_processes_of_different_configs_are_told_apart(tmp_path):
-    commands = [[*TRAIN, *flags_of(seed=seed), f"--workdir={tmp_path / 'run'}"] for seed in (0, 1)]
-    with processes.job(commands, devices=1) as started:
-        said = processes.finish(started, seconds=120)
-    assert [process.returncode for process in started] == [2, 2]
-    assert "error: process 1: the config of process 1 differs from that of process 0" in said[1]
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_processes_must_share_the_run_folder(tmp_path):
-    commands = [[*TRAIN, *flags_of(), f"--workdir={tmp_path / name}"] for name in ("a", "b")]
-    with processes.job(commands, devices=1) as started:
-        said = processes.finish(started, seconds=120)
-    assert "the processes do not see the same folder" in said[0]
-
-
 def test_a_coordinator_that_cannot_be_reached(tmp_path):
     flags = ["--coordinator_address=127.0.0.1:1", "--num_processes=2", "--process_id=1"]
     command = [
@@ -209,35 +192,6 @@ def test_a_process_without_items_evaluates_with_the_others(run_of_two, tmp_path)
     run = Path(shutil.copytree(run_of_two, tmp_path / "run"))
     processes.run("-m", "simvq_jax.evaluate", f"--run={run}", "--limit=2", processes=2, devices=1)
     assert json.loads((run / "evaluation.json").read_text())["eval/pictures"] == 2
-
-
-@pytest.mark.slow
-def test_unlike_commands_are_told_apart(run_of_two):
-    commands = [["-m", "simvq_jax.evaluate", f"--run={run_of_two}", f"--limit={limit}"] for limit in (2, 3)]
-    with processes.job(commands, devices=1) as started:
-        said = processes.finish(started, seconds=120)
-    assert "the command of process 1 differs from that of process 0" in said[1]
-
-
-DYING = """
-import os, sys
-from simvq_jax import checkpoint
-restore_step = checkpoint.Checkpointer.restore_step
-if os.environ["JAX_PROCESS_ID"] == "1":
-    checkpoint.Checkpointer.restore_step = lambda *_: os._exit(9)
-sys.argv = ["train", *sys.argv[1:]]
-import runpy
-runpy.run_module("simvq_jax.train", run_name="__main__")
-"""
-
-
-@pytest.mark.slow
-def test_a_death_while_restoring_condemns_no_checkpoint(run_of_two, tmp_path):
-    run = Path(shutil.copytree(run_of_two, tmp_path / "run"))
-    with processes.job([["-c", DYING, *flags_of(steps=6), f"--workdir={run}"]] * 2, devices=1) as started:
-        said = processes.finish(started, seconds=90)
-    assert started[0].returncode in (75, 134, -6), said[0]
-    assert (run / "checkpoints/4").is_dir() and not (run / "damaged_checkpoints").exists()
 
 
 def test_what_counts_as_the_loss_of_another_process(monkeypatch):

@@ -42,6 +42,7 @@ case "$*" in
   *create*) [ -f "$STATE.refused" ] && echo PROVISIONING > "$STATE" || { touch "$STATE.refused"; exit 1; } ;;
   *delete*) rm -f "$STATE" ;;
   *setsid*) ;;
+  *"cat ~/simvq_jax/job.status"*) cat "$STATE.all" 2> /dev/null ;;
   *"cat job.status"*) head -n 1 "$STATUSES"; sed -i 1d "$STATUSES" ;;
   *job.flags*) cat "$STATE.running" ;;
   *pgrep*) [ -f "$STATE.running" ] && echo yes ;;
@@ -149,6 +150,15 @@ def test_a_slurm_job_is_put_back_unless_that_is_of_no_use(cluster, tmp_path, end
     assert (f"scontrol requeue {os.getpid()}" in (tmp_path / "calls").read_text()) == requeued
 
 
+def test_the_mistake_of_one_slurm_task_is_heard_among_the_others(cluster, tmp_path):
+    """The first task has a config that is not there; the second sees it leave."""
+    srun = 'while [ "${1#--}" != "$1" ]; do shift; done; "$@"; [ $? -eq 2 ] || exit 1; exit 75'
+    env = cluster(srun=srun, scontrol="") | slurm(tmp_path, SLURM_NTASKS="1")
+    status, said = run("slurm.sbatch", "--config=nowhere.py", f"--workdir={tmp_path / 'run'}", env=env, seconds=60)
+    assert status == 2 and "nowhere.py" in said and "which another start would not mend" in said
+    assert "requeue" not in (tmp_path / "calls").read_text() and not list(ROOT.glob(".mistake-*"))
+
+
 def tpu(tmp_path, *statuses: str) -> dict[str, str]:
     (tmp_path / "statuses").write_text("".join(f"{status}\n" for status in statuses))
     return {"ZONE": "us-west4-a", "TYPE": "v5litepod-16", "SPOT": "1", "POLL": "0"}
@@ -174,6 +184,16 @@ def test_a_mistake_on_a_tpu_is_not_tried_again(cluster, tmp_path):
     status, said = run("tpu_pod.sh", "run", "--config=a", "--workdir=gs://bucket/run", env=env)
     assert status == 2 and "which another start would not mend" in said
     assert sum("setsid nohup" in call for call in (tmp_path / "calls").read_text().splitlines()) == 1
+
+
+def test_the_mistake_of_any_worker_is_heard(cluster, tmp_path):
+    """Worker 0 sees it leave, and ends with 75."""
+    env = cluster(gcloud=GCLOUD) | tpu(tmp_path, "running", "75")
+    (tmp_path / "state.all").write_text("75\n2\n75\n")
+    status, said = run("tpu_pod.sh", "run", "--config=a", "--workdir=gs://bucket/run", env=env)
+    assert status == 2 and "which another start would not mend" in said
+    (shown,) = [call for call in (tmp_path / "calls").read_text().splitlines() if "job.log" in call and "tail" in call]
+    assert "--worker=all" in shown
 
 
 def test_a_job_that_runs_on_a_tpu_is_waited_for(cluster, tmp_path):

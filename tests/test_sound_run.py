@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import processes
 import pytest
 import soundfile
 from tiny_sound import tiny_sound_config
@@ -148,6 +149,21 @@ def test_a_folder_is_evaluated_and_what_cannot_be_read_is_listed(run, tmp_path):
     assert np.isnan(result.rows["val/silent.flac"]["stoi"]) and "eval/stoi" not in result.metrics
     assert np.isnan(result.rows["val/silent.flac"]["si_sdr"])
     assert "val/text.wav" in (copy / "skipped_files.txt").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(run, evaluation, tmp_path):
+    """Each reads its own recordings; the last batches have rows of one process alone."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    processes.run("-m", "simvq_jax.report", f"--run={copy}", processes=2, devices=2)
+    figures = json.loads((copy / "evaluation.json").read_text())
+    for name in evaluation.metrics.keys() - {"eval/transform_effective_rank"}:
+        assert figures[name] == pytest.approx(evaluation.metrics[name], rel=1e-4), name
+    rows = {row["file"]: row for row in csv.DictReader((copy / "evaluation_files.csv").read_text().splitlines())}
+    assert rows.keys() == evaluation.rows.keys()
+    for key, row in evaluation.rows.items():
+        assert float(rows[key]["mel_distance"]) == pytest.approx(row["mel_distance"], rel=1e-4)
+    assert "<audio" in (copy / "report.html").read_text()
 
 
 @pytest.mark.slow

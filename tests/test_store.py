@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,6 +83,33 @@ def test_it_loads_evaluates_and_is_reported(trained):
     assert started[0].returncode == 0, said
     assert f"{RUN}/report.html" in said
     assert json.loads(trained.objects["runs/tiny/evaluation.json"])["eval/pictures"] == 24
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_in_a_bucket(trained):
+    """Started by launch/local.sh, whose logs stay on this machine."""
+    import processes
+
+    name = f"two_of_{os.getpid()}"
+    logs = [processes.ROOT / f"runs/{name}.process{i}.log" for i in range(2)]
+    command = ["bash", "launch/local.sh", "2", *flags_of(**PLAIN), f"--workdir=gs://{fake_gcs.BUCKET}/runs/{name}"]
+    env = processes.environment(1) | {"PYTHON": sys.executable}
+    try:
+        done = subprocess.run(command, cwd=processes.ROOT, env=env, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "on 2 cpu device(s) of 2 processes" in logs[0].read_text() and logs[1].is_file()
+    finally:
+        for log in logs:
+            log.unlink(missing_ok=True)
+    ours, alone = (
+        [json.loads(line) for line in trained.objects[f"runs/{run}/metrics.jsonl"].decode().splitlines()]
+        for run in (name, "tiny")
+    )
+    ours, alone = ([row for row in rows if "train/loss" in row] for rows in (ours, alone))
+    assert [row["step"] for row in ours] == [row["step"] for row in alone]
+    assert [row["train/loss"] for row in ours] == pytest.approx([row["train/loss"] for row in alone], rel=1e-5)
+    assert f"runs/{name}/checkpoints/4/commit_success.txt" in trained.objects
+    assert json.loads(trained.objects[f"runs/{name}/evaluation.json"])["eval/pictures"] == 24
 
 
 @pytest.mark.slow

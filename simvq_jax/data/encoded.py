@@ -27,6 +27,9 @@ class Source(Protocol):
     def read(self, index: int) -> Item | None:
         """Return item `index`, or None when it cannot be read."""
 
+    def key(self, index: int) -> str:
+        """Return the name of item `index`, readable or not."""
+
     def identity(self) -> str:
         """Return a text that changes when items come, go or change places."""
 
@@ -95,6 +98,10 @@ class EncodedSource(abc.ABC):
     @abc.abstractmethod
     def _record(self, index: int) -> Record:
         """Return the encoded file and what is known of it."""
+
+    def key(self, index: int) -> str:
+        """Return the name of item `index`, readable or not."""
+        return self._record(index).key
 
     def read(self, index: int) -> Item | None:
         """Decode item `index`; None, and a line in the skip log, when it cannot be read."""

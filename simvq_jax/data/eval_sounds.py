@@ -1,6 +1,6 @@
 """One pass over whole recordings, in batches of like lengths."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
@@ -10,66 +10,99 @@ from simvq_jax.data.eval_crops import Batch
 
 SHORTEST = 4  # seconds of a batch
 
+Read = list[tuple[int, np.ndarray | None]]  # indices of recordings and their samples, None where they cannot be read
+Exchange = Callable[[np.ndarray], np.ndarray]  # of a share's numbers (n,) those of all shares, (shares, n)
+
 
 class EvalSounds:
     """Recordings to evaluate on, whole.
 
     A batch is filled up in time to SHORTEST seconds, or 2, 4, 8, ... times as many, so that a few shapes serve all
     lengths: a program is compiled for each shape.
-
-    Attributes:
-      keys: of the recordings read so far, by their index.
     """
 
     def __init__(self, source: Source, *, sample_rate: int, limit: int, batch_size: int, threads: int):
         """limit: recordings, evenly spread over the source; 0 for all."""
         if limit < 0:
             raise ValueError(f"The limit {limit} is negative; give 0 for all recordings or more for as many.")
-        self._source, self._rate = source, sample_rate
+        self._source, self._shortest = source, SHORTEST * sample_rate
         self._batch_size, self._threads = batch_size, threads
-        self._length = min(limit, len(source)) if limit else len(source)
-        self.keys: dict[int, str] = {}
+        length = min(limit, len(source)) if limit else len(source)
+        self._indices = [i * len(source) // length for i in range(length)]
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._indices)
 
-    def batches(self, process_index: int = 0, process_count: int = 1) -> Iterator[Batch]:
+    def batches(
+        self, share: int = 0, shares: int = 1, exchange: Exchange = lambda own: own[np.newaxis]
+    ) -> Iterator[Batch]:
         """{"audio": float32 (b, samples), "lengths": int32 (b,) samples that count, "mask": bool (b,), "index": int32
-        (b,)}, b = batch size // process_count; rows with a False mask fill up a batch, and have index -1.
+        (b,)}, b = batch size // shares; rows with a False mask fill up a batch, and have index -1.
 
-        Every process decodes all recordings, so that all agree on the batches, and keeps its own rows.
+        A share reads its own recordings alone. Of the others' it learns by `exchange`, called at the same places for
+        every share, how many samples they take: so all agree on each batch, whatever one of them cannot read.
         """
-        rows = self._batch_size // process_count
-        own = slice(process_index * rows, (process_index + 1) * rows)
-        waiting: dict[int, list[tuple[int, np.ndarray]]] = {}
-        for index, sound in self._recordings():
-            shortest = SHORTEST * self._rate
-            size = shortest * 2 ** max(int(np.ceil(np.log2(len(sound) / shortest))), 0)
-            waiting.setdefault(size, []).append((index, sound))
-            if len(waiting[size]) == self._batch_size:
-                yield self._batch(waiting.pop(size), size, own)
-        for size in sorted(waiting):
-            yield self._batch(waiting[size], size, own)
+        rows = self._batch_size // shares
+        waiting = _Waiting(share, shares, rows)
+        for read in self._read(share, rows):
+            own = np.zeros((rows,), np.int32)
+            own[: len(read)] = [0 if sound is None else self._samples(sound) for _, sound in read]
+            waiting.add(read, exchange(own))
+            yield from waiting.batches(fill_up=False)
+        yield from waiting.batches(fill_up=True)
 
-    def _recordings(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(index, samples) of every recording that can be read, in order."""
-        places = [i * len(self._source) // self._length for i in range(self._length)]
-        stream = grain.MapDataset.source(places).map(lambda place: (place, self._source.read(place)))
+    def _read(self, share: int, rows: int) -> Iterator[Read]:
+        """Of each run of a batch's size the share's recordings, which at the end may be fewer than `rows`, or none."""
+        firsts = range(share * rows, share * rows + len(self), self._batch_size)
+        runs = [self._indices[first : first + rows] for first in firsts]
+        stream = grain.MapDataset.source([index for run in runs for index in run]).map(self._recording)
         options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads + 1)
-        for place, item in stream.to_iter_dataset(options):
-            if item is not None:
-                self.keys[place] = item["key"]
-                yield place, item["audio"]
+        recordings = iter(stream.to_iter_dataset(options))
+        for run in runs:
+            yield [next(recordings) for _ in run]
 
-    def _batch(self, recordings, size: int, own: slice) -> Batch:
-        count = self._batch_size
+    def _recording(self, index: int) -> tuple[int, np.ndarray | None]:
+        item = self._source.read(index)
+        return index, None if item is None else item["audio"]
+
+    def _samples(self, sound: np.ndarray) -> int:
+        """Of the batch that a recording goes into."""
+        return self._shortest * 2 ** max(int(np.ceil(np.log2(len(sound) / self._shortest))), 0)
+
+
+class _Waiting:
+    """Recordings that wait for a batch: those of one share, and how many of every other."""
+
+    def __init__(self, share: int, shares: int, rows: int):
+        self._share, self._shares, self._rows = share, shares, rows
+        self._own: dict[int, Read] = {}  # by the samples of their batch
+        self._counts: dict[int, np.ndarray] = {}  # likewise, (shares,)
+
+    def add(self, read: Read, samples: np.ndarray) -> None:
+        """samples: (shares, rows), of the batch that each recording goes into; 0 = none."""
+        for size in np.unique(samples[samples > 0]).tolist():
+            self._counts.setdefault(size, np.zeros((self._shares,), np.int64))
+            self._counts[size] += np.sum(samples == size, axis=1)
+            taken = [one for one, wanted in zip(read, samples[self._share], strict=False) if wanted == size]
+            self._own.setdefault(size, []).extend(taken)
+
+    def batches(self, fill_up: bool) -> Iterator[Batch]:
+        """Those for which a share has all its rows; with `fill_up` what is left as well."""
+        for size, counts in sorted(self._counts.items()):
+            while counts.max() >= (1 if fill_up else self._rows):
+                yield self._batch(size)
+                np.maximum(counts - self._rows, 0, out=counts)
+
+    def _batch(self, size: int) -> Batch:
+        recordings, self._own[size] = self._own[size][: self._rows], self._own[size][self._rows :]
         batch = {
-            "audio": np.zeros((count, size), np.float32),
-            "lengths": np.full((count,), size, np.int32),
-            "mask": np.zeros((count,), bool),
-            "index": np.full((count,), -1, np.int32),
+            "audio": np.zeros((self._rows, size), np.float32),
+            "lengths": np.full((self._rows,), size, np.int32),
+            "mask": np.zeros((self._rows,), bool),
+            "index": np.full((self._rows,), -1, np.int32),
         }
         for row, (index, sound) in enumerate(recordings):
+            assert sound is not None  # or it would not wait
             batch["audio"][row, : len(sound)] = sound
             batch["lengths"][row], batch["mask"][row], batch["index"][row] = len(sound), True, index
-        return {name: array[own] for name, array in batch.items()}
+        return batch

@@ -1,4 +1,6 @@
-"""Whole recordings in batches of like lengths: each once, on every process its rows, the unreadable left out."""
+"""Whole recordings in batches of like lengths: each once, by one process, the unreadable left out."""
+
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +13,10 @@ BROKEN = 3
 
 
 class Recordings:
-    """Recording i holds LENGTHS[i] times the number i + 1."""
+    """Recording i holds LENGTHS[i] times the number i + 1. asked: for, in any order."""
+
+    def __init__(self):
+        self.asked = []
 
     def __len__(self):
         return len(LENGTHS)
@@ -20,6 +25,7 @@ class Recordings:
         return self.read(index)
 
     def read(self, index):
+        self.asked.append(index)
         return None if index == BROKEN else {"audio": np.full(LENGTHS[index], index + 1, np.float32), "key": str(index)}
 
 
@@ -41,16 +47,54 @@ def test_every_recording_comes_once_and_whole():
             assert (batch["audio"][row, :length] == index + 1).all() and not batch["audio"][row, length:].any()
             found.append(index)
     assert sorted(found) == [i for i in range(len(LENGTHS)) if i != BROKEN]
-    assert data.keys == {i: str(i) for i in found} and len(data) == len(LENGTHS)
+    assert len(data) == len(LENGTHS)
 
 
-def test_processes_get_their_rows_of_the_same_batches():
-    whole = list(sounds(batch_size=4).batches())
-    shares = [list(sounds(batch_size=4).batches(process, 2)) for process in range(2)]
-    assert len(whole) == len(shares[0]) == len(shares[1])
-    for together, *parts in zip(whole, *shares, strict=True):
-        for name in together:
-            np.testing.assert_array_equal(together[name], np.concatenate([part[name] for part in parts]))
+@pytest.mark.parametrize("shares", [2, 4])
+def test_each_share_reads_its_own_and_all_agree_on_the_batches(shares):
+    """Also the share that comes to an end before the others."""
+    told, together = {}, threading.Barrier(shares, timeout=10)
+    data, batches = [sounds(batch_size=4) for _ in range(shares)], {}
+
+    def evaluate(share):
+        def exchange(own):
+            told[share] = own.copy()
+            together.wait()
+            everyones = np.stack([told[other] for other in range(shares)])
+            together.wait()
+            return everyones
+
+        batches[share] = list(data[share].batches(share, shares, exchange))
+
+    threads = [threading.Thread(target=evaluate, args=(share,)) for share in range(shares)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    asked = [set(one._source.asked) for one in data]
+    assert set.union(*asked) == set(range(len(LENGTHS))) and sum(map(len, asked)) == len(LENGTHS)
+    found = []
+    for parts in zip(*(batches[share] for share in range(shares)), strict=True):
+        assert len({part["audio"].shape for part in parts}) == 1 and len(parts[0]["mask"]) == 4 // shares
+        assert any(part["mask"].any() for part in parts)
+        for share, part in enumerate(parts):
+            own = part["index"][part["mask"]]
+            assert set(own) <= asked[share]
+            assert (part["lengths"][part["mask"]] == np.array(LENGTHS)[own]).all()
+            assert (part["audio"].max(axis=1)[part["mask"]] == own + 1).all()
+            found += list(own)
+    assert sorted(found) == [i for i in range(len(LENGTHS)) if i != BROKEN]
+
+
+def test_what_a_share_could_not_read_is_told_by_another_that_has_the_same():
+    """Two processes with one share: a file that one of them cannot read counts for neither."""
+    data = sounds(batch_size=2)
+
+    def exchange(own):
+        return np.where(own == 320, 0, own)[np.newaxis]  # the other could not read the longest
+
+    found = np.concatenate([batch["index"] for batch in data.batches(exchange=exchange)])
+    assert sorted(found[found >= 0]) == [i for i in range(len(LENGTHS)) if i not in (BROKEN, LENGTHS.index(200))]
 
 
 def test_a_limit_takes_recordings_spread_over_the_source():
