@@ -132,6 +132,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.discriminator.lecam = 0.0
 
     config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.kind = "adam"  # of the networks: adam | muon; W and the discriminator have Adam
     config.optimizer.learning_rate = 1e-4
     config.optimizer.transform_learning_rate = 1e-4  # of the codebook transform W, b
     config.optimizer.spread_limit = 0.0  # simvq: codes spread at most so many times as far as tokens; 0 = off

@@ -5,9 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 SCHEDULES = ("constant", "warmup_cosine")
+OPTIMIZERS = ("adam", "muon")
+MUON_UPDATE = 0.2  # root mean square of its updates over the rate, about Adam's: the same rates serve both
 LOST = 2.0  # times the limit: codes spread so far are drawn in at once
 
 
@@ -39,25 +42,62 @@ def _adam(schedule: optax.Schedule, b1: float, b2: float, clip_norm: float) -> o
     return optax.chain(clip, optax.adam(schedule, b1=b1, b2=b2))
 
 
+def _muon(schedule: optax.Schedule, b1: float, b2: float, clip_norm: float) -> optax.GradientTransformation:
+    """Muon (Jordan et al., 2024; updates as large as in 2502.16982) for kernels, Adam for the rest, both with
+    Nesterov's momentum."""
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()
+    muon = optax.contrib.muon(
+        schedule,
+        consistent_rms=MUON_UPDATE,
+        adam_b1=b1,
+        adam_b2=b2,
+        muon_weight_dimension_numbers=_as_matrices,
+    )
+    return optax.chain(clip, muon)
+
+
+def _as_matrices(params):
+    """How a kernel is a matrix from all that it sums over to its outputs; None for what is none: vectors, and the
+    kernels of depthwise convolutions, which sum over one channel each."""
+
+    def dimensions(path, leaf):
+        if not path[-1].key.endswith("kernel") or leaf.ndim < 2 or leaf.shape[-2] == 1:
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)
+
+
 def discriminator_optimizer(schedule, *, b1: float, b2: float, clip_norm: float) -> optax.GradientTransformation:
     """Adam, its gradient clipped to `clip_norm` (0 = off)."""
     return _adam(schedule, b1, b2, clip_norm)
 
 
 def generator_optimizer(
-    schedule, transform_schedule, *, b1: float, b2: float, clip_norm: float, spread_limit: float = 0.0
+    schedule,
+    transform_schedule,
+    *,
+    b1: float,
+    b2: float,
+    clip_norm: float,
+    spread_limit: float = 0.0,
+    kind: str = "adam",
 ):
-    """Adam with one schedule for the codebook transform and one for the rest, each clipped by its own norm.
+    """One schedule for the codebook transform, with Adam, and one for the rest, each clipped by its own norm.
 
     W needs a far larger rate than the networks: a code moves by the product of W's step with its basis vector,
     and must keep up with tokens that the whole encoder moves (see docs/NOTES.md).
 
-    spread_limit: see `limit_spread`; 0 = off.
+    spread_limit: see `limit_spread`; 0 = off. kind: of the rest, one of OPTIMIZERS; b1 and b2 are of Adam, which Muon
+    leaves vectors to. Raises ValueError on another kind.
     """
+    if kind not in OPTIMIZERS:
+        raise ValueError(f"optimizer.kind is {kind!r} but must be one of {', '.join(OPTIMIZERS)}.")
+    rest = _muon if kind == "muon" else _adam
     transform = _adam(transform_schedule, b1, b2, clip_norm)
     groups = {
         "transform": limit_spread(transform, spread_limit) if spread_limit else transform,
-        "rest": _adam(schedule, b1, b2, clip_norm),
+        "rest": rest(schedule, b1, b2, clip_norm),
     }
     return optax.multi_transform(groups, label_groups)
 

@@ -173,6 +173,37 @@ def test_the_discriminator_has_plain_adam(clip_norm):
     np.testing.assert_allclose(updates["kernel"], [-0.2, 0.2, -0.2, 0.2], rtol=1e-4)
 
 
+# Muon
+
+
+def test_muon_moves_kernels_by_orthogonal_steps_and_the_rest_by_adam():
+    """The rate means what it means to Adam: the root mean square of an update is a fifth of it."""
+    key = jax.random.key(0)
+    params = {
+        "encoder": {"conv": {"kernel": jnp.zeros((3, 8, 16)), "bias": jnp.zeros(16)}},
+        "decoder": {"depthwise": {"kernel": jnp.zeros((7, 1, 16))}},
+        "quantizer": {"transform": {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}},
+    }
+    grads = jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape), params)
+    optimizer = generator_optimizer(lambda step: 0.01, lambda step: 0.5, **ADAM, clip_norm=0.0, kind="muon")
+    updates = one_step(optimizer, grads, params)
+    adam = one_step(optax.nadam(0.01, **ADAM), grads, params)
+    transform = one_step(optax.adam(0.5, **ADAM), grads, params)["quantizer"]
+    singular = np.linalg.svd(np.reshape(updates["encoder"]["conv"]["kernel"], (24, 16)), compute_uv=False)
+    assert singular.max() / singular.min() < 2  # five steps of Newton and Schulz leave between .7 and 1.2
+    assert np.linalg.svd(np.reshape(grads["encoder"]["conv"]["kernel"], (24, 16)), compute_uv=False).min() < 1.5
+    rms = float(jnp.sqrt(jnp.mean(updates["encoder"]["conv"]["kernel"] ** 2)))
+    assert rms == pytest.approx(0.2 * 0.01, rel=0.2)
+    updates["encoder"]["conv"].pop("kernel"), adam["encoder"]["conv"].pop("kernel")
+    expected = {**adam, "quantizer": transform}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), updates, expected)
+
+
+def test_an_unknown_optimizer_gets_one_sentence():
+    with pytest.raises(ValueError, match=r"optimizer\.kind is 'lion' but must be one of adam, muon"):
+        generator_optimizer(lambda step: 0.1, lambda step: 0.1, **ADAM, clip_norm=0.0, kind="lion")
+
+
 # The codes' spread
 
 

@@ -46,6 +46,7 @@ def build_optimizers(config) -> Optimizers:
             schedules["learning_rate"],
             schedules["transform_learning_rate"],
             spread_limit=config.optimizer.spread_limit,
+            kind=config.optimizer.kind,
             **shared,
         ),
         discriminator_optimizer(schedules["discriminator_learning_rate"], **shared),
