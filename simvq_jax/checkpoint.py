@@ -230,7 +230,6 @@ def _first_line(error: Exception) -> str:
     return sentence if len(sentence) <= LONGEST_REASON else f"{sentence[:LONGEST_REASON]}..."
 
 
-@functools.cache
 def _is_of_the_machine(error: Exception) -> bool:
     """Whether the machine or the network is to blame, so that the checkpoint may be sound."""
 
@@ -241,6 +240,7 @@ def _is_of_the_machine(error: Exception) -> bool:
     return any(map(says_so, causes(error)))
 
 
+@functools.cache
 def _keep_small_arrays_whole() -> None:
     """Has orbax write them from one device; its handlers are those of the process."""
     handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SMALLEST_PART)

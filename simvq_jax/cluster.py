@@ -36,7 +36,9 @@ LOSS = (
     "another process of the job is gone ({}): see what it said, and start all of them again; training goes on from the"
     " newest checkpoint."
 )
-LOST = ("Gloo", "NCCL", "Connection closed by peer", "coordination service")  # in what a ValueError may say as well
+# What errors say of a loss, those of jax by the first word of some; a fault of this process' own has another.
+LOST = ("Gloo", "NCCL", "by peer", "Socket closed", "coordination service")
+LOST_STATUSES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED")
 TRY_AGAIN = 75  # exit status of a process that could not go on for want of another: EX_TEMPFAIL of sysexits.h
 MARGIN = 60  # seconds that jax waits beyond our limit: its own end is an abort with a stack trace
 
@@ -115,8 +117,9 @@ def place_of(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Place 
             f"the place among processes is {given} but needs all three, with 0 <= process_id < num_processes: give the"
             f" flags, or {', '.join(VARIABLES)}."
         )
-    if not coordinator.rpartition(":")[0] or not coordinator.rpartition(":")[2].isdecimal():
-        raise ValueError(f"coordinator_address is {coordinator!r} but must be HOST:PORT.")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError(f"coordinator_address is {coordinator!r} but must be HOST:PORT, the port below 65,536.")
     return Place(coordinator, int(count), int(process))
 
 
@@ -174,7 +177,7 @@ def is_loss(error: BaseException) -> bool:
     """Whether an error of one of several processes comes of the end of another: jax says so in many words and types."""
 
     def says_so(cause: BaseException) -> bool:
-        of_jax = isinstance(cause, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(cause)
+        of_jax = isinstance(cause, jax.errors.JaxRuntimeError) and str(cause).startswith(LOST_STATUSES)
         return of_jax or any(word in str(cause) for word in LOST)
 
     return jax.process_count() > 1 and any(map(says_so, causes(error)))

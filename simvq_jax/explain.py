@@ -40,11 +40,14 @@ CHIPS = {
     "a100": Chip(312, 300),
     "h100": Chip(989, 450),
 }
+RECIPE = (
+    ("_region_loss", "region loss: how many tokens a code has, targets of unused ones"),
+    ("_spread_ratio", "spread of tokens and of codes"),
+)
 # What an array that devices exchange is for, by a part of the traced functions' names; the first that fits.
 PURPOSES = (
     ("transpose(", "gradients"),
-    ("_region_loss", "region loss: how many tokens a code has, targets of unused ones"),
-    ("_spread_ratio", "spread of tokens and of codes"),
+    *RECIPE,
     ("shard_map", "sharded codebook: nearest codes and their rows"),
     ("scatter-add", "how often each code is used"),
     ("quantizer", "other sums of the quantizer"),
@@ -173,7 +176,7 @@ def _axes(group: tuple[int, ...], mesh: dict[str, int]) -> str:
 def _purpose(kind: str, name: str, shape: tuple[int, ...]) -> str:
     if kind == "all-gather" and ("quantizer." not in name or "state." in name):
         return "parameters, gathered for use"
-    if not shape and "transpose(" not in name:
+    if not shape and not any(part in name for part in ("transpose(", *dict(RECIPE))):
         return "figures: numbers"
     return next((words for part, words in PURPOSES if part in name), "figures")
 

@@ -8,6 +8,7 @@ there, so nothing comes twice and nothing is left out. Several processes, on one
 those of a job of many (see `cluster.py`) by themselves, others by --process_count and --process_index.
 """
 
+import contextlib
 import functools
 import json
 import time
@@ -23,6 +24,7 @@ from simvq_jax import agreement, cli, cluster
 from simvq_jax.api import ImageTokenizer, Tokenizer, load
 from simvq_jax.build import build_timeouts
 from simvq_jax.data.encoded import Item, SkipLog, Source
+from simvq_jax.data.reading import read_ahead
 from simvq_jax.data.tokens import (
     FORMATS,
     INDEXED,
@@ -167,9 +169,9 @@ def _read(source: Source, items: range, threads: int) -> Iterator[Item | None]:
     """The items in order, decoded ahead by threads; None where one cannot be read."""
     # Each in a tuple, for grain drops what is None.
     stream = grain.MapDataset.source(list(items)).map(lambda index: (source.read(index),))
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    for (item,) in stream.to_iter_dataset(options):
-        yield item
+    with contextlib.closing(read_ahead(stream, threads, 2 * threads)) as items_read:
+        for (item,) in items_read:
+            yield item
 
 
 def _finish(out: Path, settings: dict[str, Any], paths: list[Path]) -> bool:

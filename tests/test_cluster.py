@@ -202,7 +202,9 @@ def test_what_counts_as_the_loss_of_another_process(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert cluster.is_loss(lost) and cluster.is_loss(wrapped)
     assert cluster.is_loss(ValueError(str(lost))) and not cluster.is_loss(ValueError("a mistake"))
-    assert not cluster.is_loss(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
+    assert cluster.is_loss(jax.errors.JaxRuntimeError("UNAVAILABLE: Heartbeat request timed out"))
+    for own in ("RESOURCE_EXHAUSTED: Out of memory", "INTERNAL: cuDNN launch failure", "FAILED_PRECONDITION: no ptxas"):
+        assert not cluster.is_loss(jax.errors.JaxRuntimeError(own))
 
 
 def test_where_a_place_comes_from():
@@ -225,6 +227,7 @@ def test_only_tasks_of_a_scheduler_are_of_its_job():
     [
         ({"num_processes": 2}, "coordinator_address=none, num_processes=2, process_id=none but needs all three"),
         ({"coordinator_address": "a:1", "num_processes": 2, "process_id": 2}, "0 <= process_id < num_processes"),
+        ({"coordinator_address": "a:99999", "num_processes": 2, "process_id": 1}, "the port below 65,536"),
         ({"coordinator_address": "a", "num_processes": 2, "process_id": 1}, "'a' but must be HOST:PORT"),
     ],
 )

@@ -1,5 +1,6 @@
 """One pass over whole recordings, in batches of like lengths."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import grain
@@ -7,6 +8,7 @@ import numpy as np
 
 from simvq_jax.data.encoded import Source
 from simvq_jax.data.eval_crops import Batch
+from simvq_jax.data.reading import read_ahead
 
 SHORTEST = 4  # seconds of a batch
 
@@ -56,10 +58,9 @@ class EvalSounds:
         firsts = range(share * rows, share * rows + len(self), self._batch_size)
         runs = [self._indices[first : first + rows] for first in firsts]
         stream = grain.MapDataset.source([index for run in runs for index in run]).map(self._recording)
-        options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads + 1)
-        recordings = iter(stream.to_iter_dataset(options))
-        for run in runs:
-            yield [next(recordings) for _ in run]
+        with contextlib.closing(read_ahead(stream, self._threads, self._threads + 1)) as recordings:
+            for run in runs:
+                yield [next(recordings) for _ in run]
 
     def _recording(self, index: int) -> tuple[int, np.ndarray | None]:
         item = self._source.read(index)

@@ -14,6 +14,7 @@ import numpy as np
 from simvq_jax.data.cuts import Cut, check_geometry
 from simvq_jax.data.encoded import Item, Source
 from simvq_jax.data.eval_crops import Batch, EvalCrops
+from simvq_jax.data.reading import read_ahead
 
 ENDLESS = 2**48  # rows; of the largest whole number, grain's count of batches of one row overflows
 
@@ -113,10 +114,6 @@ def eval_batches(
     return _read(own, rows_per_process, 0, threads)
 
 
-class DeadReader(RuntimeError):
-    """A decoding thread ended by an error that no file is to blame for."""
-
-
 class _Shuffled:
     """The source over and over, every epoch in an order of its own that depends on seed and epoch alone.
 
@@ -176,19 +173,7 @@ class _ProcessRows:
 def _read(rows: _Rows, rows_per_batch: int, start_step: int, threads: int) -> Generator[Batch]:
     batches = grain.MapDataset.source(rows).batch(rows_per_batch)[start_step:]
     # One batch a thread and one ready: more would only delay the exit, which waits for batches under way.
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
-    reader = iter(batches.to_iter_dataset(options))
-    try:
-        yield from reader
-    except (ValueError, OSError):  # said in a sentence already
-        raise
-    except Exception as error:
-        raise DeadReader(
-            f"a thread that reads the data died ({type(error).__name__}: {error}): --verbosity=1 shows where; start the"
-            " same command again once that is mended."
-        ) from error
-    finally:
-        reader.close()
+    return read_ahead(batches, threads, threads + 1)
 
 
 def _rows_per_process(batch_size: int, process_index: int, process_count: int, threads: int) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from simvq_jax.data.eval_sounds import EvalSounds
+from simvq_jax.data.reading import DeadReader
 
 RATE = 10
 LENGTHS = [5, 30, 10, 11, 40, 200, 39, 1, 21, 8]
@@ -95,6 +96,16 @@ def test_what_a_share_could_not_read_is_told_by_another_that_has_the_same():
 
     found = np.concatenate([batch["index"] for batch in data.batches(exchange=exchange)])
     assert sorted(found[found >= 0]) == [i for i in range(len(LENGTHS)) if i not in (BROKEN, LENGTHS.index(200))]
+
+
+def test_the_death_of_a_reading_thread_is_told():
+    class Broken(Recordings):
+        def read(self, index):
+            raise KeyError("no such shard")
+
+    data = EvalSounds(Broken(), sample_rate=RATE, limit=0, batch_size=2, threads=2)
+    with pytest.raises(DeadReader, match=r"a thread that reads the data died \(KeyError: 'no such shard'\)"):
+        list(data.batches())
 
 
 def test_a_limit_takes_recordings_spread_over_the_source():

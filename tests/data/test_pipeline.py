@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simvq_jax.data import images, pipeline
+from simvq_jax.data import images, pipeline, reading
 from simvq_jax.data.cuts import CROPS, picture_cut, recording_cut
 from simvq_jax.data.encoded import SkipLog
 from simvq_jax.data.kinds import pictures
@@ -165,7 +165,7 @@ def test_the_death_of_a_reading_thread_is_reported():
             raise KeyError("no such shard")
 
     batches = stream_of(Broken(3))
-    with pytest.raises(pipeline.DeadReader, match=r"a thread that reads the data died \(KeyError: 'no such shard'\)"):
+    with pytest.raises(reading.DeadReader, match=r"a thread that reads the data died \(KeyError: 'no such shard'\)"):
         next(batches)
 
 
