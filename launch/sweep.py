@@ -9,7 +9,8 @@ each run; FILE.py:argument gives the argument to both. A run trains into WORKDIR
 NAME.log beside it, or in sweeps/ where that is a bucket. Finished runs are skipped and interrupted ones go on, so the
 same command again does what is left. With --commands nothing is started: each run that is left is a line for a
 cluster's scheduler. With --through each is given to a launcher, which trains and evaluates it: "sbatch
-launch/slurm.sbatch", "bash launch/gke/submit.sh tpu", "bash launch/tpu_pod.sh run", "bash launch/local.sh 2". At the
+launch/slurm.sbatch", "bash launch/gke/submit.sh tpu", "bash launch/tpu_pod.sh run", "bash launch/local.sh 2". The
+first two answer before a run has ended: call again only once the queue is empty, or it is submitted twice. At the
 end WORKDIR/table.md has all that is finished.
 """
 
