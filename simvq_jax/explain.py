@@ -40,6 +40,7 @@ CHIPS = {
     "a100": Chip(312, 300),
     "h100": Chip(989, 450),
 }
+# Sums that the recipe needs, named however small they are.
 RECIPE = (
     ("_region_loss", "region loss: how many tokens a code has, targets of unused ones"),
     ("_spread_ratio", "spread of tokens and of codes"),

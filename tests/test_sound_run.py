@@ -17,6 +17,7 @@ from tiny_sound import tiny_sound_config
 
 import simvq_jax
 from simvq_jax import TokenSource, build, evaluate, reconstruct, report
+from simvq_jax.api.loading import restored_state
 from simvq_jax.extract_tokens import extract_tokens
 from simvq_jax.metrics.sound import si_sdr, stoi
 from simvq_jax.train import train
@@ -57,6 +58,15 @@ def test_a_run_logs_the_losses_of_sound(run):
     weights = [row["train/adversarial_weight"] for row in rows if "train/loss" in row]
     assert weights[:2] == [0, 0] and min(weights[2:]) > 0
     assert {0, 2, 4} == {row["step"] for row in rows if "eval/mel_distance" in row}
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(run, tmp_path):
+    """Muon's momentum included, which kernels alone have."""
+    train(tiny_sound_config(), tmp_path / "run", stop_at=2)
+    train(tiny_sound_config(), tmp_path / "run")
+    resumed, alone = (restored_state(folder).state for folder in (tmp_path / "run", run))
+    jax.tree.map(np.testing.assert_array_equal, resumed, alone)
 
 
 @pytest.mark.slow
