@@ -200,6 +200,13 @@ def test_the_bundled_speech_has_its_held_out_parts_apart():
     assert train[0]["audio"].dtype == np.float32 and train[0]["audio"].ndim == 1
 
 
+def test_the_bundled_speech_is_decoded_once_and_cannot_be_written_to():
+    source = sources.open_source("speech", "train", kind=recordings(24_000, 60.0), skipped=SkipLog(None))
+    assert source[1]["audio"] is source.read(1)["audio"]
+    with pytest.raises(ValueError, match="read-only"):
+        source[1]["audio"][0] = 0
+
+
 def test_sounds_in_a_folder_are_read_and_the_unreadable_ones_listed(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros((100, 2)), 48_000)
     soundfile.write(tmp_path / "b.flac", np.full(100, 0.5), 24_000)
