@@ -182,9 +182,9 @@ def test_going_without_lpips_is_said_once(tmp_path, caplog):
 def poisoned(original, steps):
     """The training stream with NaN pictures at some steps."""
 
-    def batches(config, skipped, start):
+    def batches(config, skipped, start, share):
         def stream():
-            for step, batch in enumerate(original(config, skipped, start), start=start):
+            for step, batch in enumerate(original(config, skipped, start, share), start=start):
                 image = batch["image"].astype(np.float32) / 127.5 - 1
                 yield {"image": np.full_like(image, np.nan) if step in steps else image}
 
