@@ -54,7 +54,8 @@ def _curve(by_step: dict[int, float]) -> dict[str, list]:
 
 
 def _rounded(value):
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    """Five digits of a fraction; counts stay whole."""
+    return float(f"{value:.5g}") if isinstance(value, float) and not value.is_integer() else value
 
 
 def main(config: str, workdir: str) -> None:

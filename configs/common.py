@@ -125,7 +125,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.discriminator.resolution_weight = 1.0  # sound: of the resolution discriminators' terms
     config.discriminator.learning_rate = 1e-4
     config.discriminator.start = 0  # first step at which it takes part
-    config.discriminator.weight = 0.1  # of the adversarial term in the generator's loss
+    config.discriminator.weight = 0.1  # of its terms in the generator's loss, matched features of sound among them
     config.discriminator.adaptive = False  # pictures: scale the weight by VQGAN's ratio of gradients
     config.discriminator.generator_loss = "non_saturating"  # pictures: non_saturating | hinge | vanilla
     config.discriminator.loss = "hinge"  # pictures: hinge | vanilla | non_saturating
@@ -144,6 +144,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.schedule = ml_collections.ConfigDict()
     config.schedule.kind = "constant"  # constant | warmup_cosine
     config.schedule.warmup_fraction = 0.0  # of steps; a constant schedule warms up too
-    config.schedule.transform_kind = "constant"  # of the codebook transform: the same choices
+    config.schedule.discriminator_kind = "as_networks"  # of the discriminator: as_networks | constant | warmup_cosine
+    config.schedule.transform_kind = "constant"  # of the codebook transform: constant | warmup_cosine
     config.schedule.transform_warmup_fraction = 0.0
     return config

@@ -87,8 +87,13 @@ def stages(run: Run, argument: str, workdir: Path, python: str = sys.executable)
 
 def training_flags(run: Run, argument: str, workdir: Path) -> list[str]:
     """What `simvq_jax.train`, and every launcher, takes."""
-    changes = [f"--config.{key}={str(value).replace(' ', '')}" for key, value in run.changes.items()]
+    changes = [f"--config.{key}={_spelled(value)}" for key, value in run.changes.items()]
     return [f"--config={argument}", f"--workdir={workdir / run.name}", *changes]
+
+
+def _spelled(value: Any) -> str:
+    """As a flag: a tuple without spaces, which a scheduler's command line would split."""
+    return str(value).replace(" ", "") if isinstance(value, tuple) else str(value)
 
 
 def perform(run: Run, commands: list[list[str]], workdir: Path, say: Callable[[str], None]) -> bool:

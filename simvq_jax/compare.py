@@ -20,7 +20,7 @@ COLUMNS = (
     ("eval/utmos", "UTMOS", "{:.2f}"),
     ("eval/vuv_f1", "V/UV F1", "{:.2f}"),
     ("eval/vuv_f1_pyin", "V/UV F1 (pYIN)", "{:.2f}"),
-    ("train/codebook_utilization", "in use, training", "{:.1%}"),
+    ("train/codebook_utilization", "in use, last 262,144", "{:.1%}"),
     ("eval/tokens", "held-out tokens", "{:,.0f}"),
 )
 

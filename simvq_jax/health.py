@@ -11,6 +11,7 @@ from simvq_jax.quantize.base import NEVER, USAGE_WINDOW
 
 TOKENS_A_CODE = 20  # of the recent window: enough for every code of an even codebook to be chosen
 TOKEN_SPACE = ("simvq", "vq", "ema_vq", "moment_vq")  # kinds whose codes are compared with the tokens themselves
+WATCHED = ("train/codebook_utilization_recent", "train/token_scale", "train/code_scale")
 FALLEN, LOW = 0.5, 0.25  # shares of the best utilization so far, and of all codes, below which it is said
 FAR = 4.0  # ratio of scales of tokens and codes from which on it is said
 
@@ -26,7 +27,7 @@ def usage_figures(stats) -> dict[str, jax.Array]:
     """Figures of `codebook_stats`, means over a compound quantizer's stages.
 
     codebook_utilization: share of codes chosen in the last USAGE_WINDOW tokens; ..._recent: in the last TOKENS_A_CODE
-    tokens a code; ..._least: as the first, of the worst stage, if there are several. codebook_perplexity, and ..._share
+    tokens a code; either with ..._least: of the worst stage, if there are several. codebook_perplexity, and ..._share
     of K, which falls short of 1 where the window has few tokens a code (0.78 at one). codes_never_used: share.
     dead_code_age: mean over codes out of use that once were in it, in tokens. spread_ratio: how many times as far as
     tokens the codes are spread, where the quantizer knows it.
@@ -34,7 +35,8 @@ def usage_figures(stats) -> dict[str, jax.Array]:
     stages = [_figures_of(stage) for stage in stages_of(stats)]
     figures = {name: jnp.mean(jnp.stack([stage[name] for stage in stages])) for name in stages[0]}
     if len(stages) > 1:
-        figures["codebook_utilization_least"] = jnp.stack([s["codebook_utilization"] for s in stages]).min()
+        for name in ("codebook_utilization", "codebook_utilization_recent"):
+            figures[f"{name}_least"] = jnp.stack([stage[name] for stage in stages]).min()
     return figures
 
 
@@ -61,19 +63,22 @@ def rank_figures(params) -> dict[str, jax.Array]:
 
 
 class CollapseWatch:
-    """Reads the rows that training logs, and says once when a sign of collapse appears, and again if it comes back."""
+    """Reads the rows that training logs, and says once when a sign of collapse appears, and again if it comes back. Of
+    several codebooks the one that is used least is watched."""
 
-    def __init__(self, kind: str, codebook_size: int, tokens_a_step: int):
-        """kind: as in the config; the mends that are told are SimVQ's, and for others none."""
-        self._kind, self._size = kind, codebook_size
-        self._window = TOKENS_A_CODE * codebook_size
+    def __init__(self, quantizer, tokens_a_step: int):
+        """quantizer: that part of the config; the mends that are told are SimVQ's, and for others none."""
+        self._kind, self._size = quantizer.kind, quantizer.codebook_size
+        region = quantizer.codebook_loss == "region"
+        self._pull = "raise quantizer.region_sources" if region else "set quantizer.codebook_loss to region"
+        self._window = TOKENS_A_CODE * self._size
         self._settled = 2 * self._window / tokens_a_step  # steps
         self._best = 0.0
         self._said: set[str] = set()
 
     def look(self, step: int, row: dict[str, float]) -> list[str]:
         """Sentences that are new with this row of "train/..." means; none where it has no finite ones."""
-        used = row["train/codebook_utilization_recent"]
+        used = row.get("train/codebook_utilization_recent_least", row["train/codebook_utilization_recent"])
         scales = row["train/token_scale"] / max(row["train/code_scale"], 1e-30)
         if not math.isfinite(used + scales):
             return []
@@ -84,7 +89,7 @@ class CollapseWatch:
                 settled and used < LOW,
                 f"only {used:.1%} of the {self._size:,} codes were chosen in the last {self._window:,} tokens, so the"
                 " codebook has collapsed",
-                "set quantizer.codebook_loss to region, and raise optimizer.transform_learning_rate",
+                f"{self._pull}, and raise optimizer.transform_learning_rate",
             ),
             "fallen": (
                 used < FALLEN * self._best,
@@ -100,6 +105,12 @@ class CollapseWatch:
         new = [name for name, (present, _, _) in signs.items() if present and name not in self._said]
         self._said = {name for name, (present, _, _) in signs.items() if present}
         return [f"step {step}: {self._sentence(*signs[name][1:])}" for name in new]
+
+    def look_back(self, numbers: dict[str, dict[int, float]]) -> list[str]:
+        """All sentences of a run. numbers: name -> step -> value, as logged; steps that lack a figure are left out."""
+        steps = sorted(set.intersection(*(set(numbers.get(name, {})) for name in WATCHED)))
+        rows = [{name: by_step[step] for name, by_step in numbers.items() if step in by_step} for step in steps]
+        return [sentence for step, row in zip(steps, rows, strict=True) for sentence in self.look(step, row)]
 
     def _sentence(self, finding: str, mend: str) -> str:
         return f"{finding}: {mend}." if self._kind == "simvq" else f"{finding}."

@@ -42,7 +42,7 @@ class Observer:
         self._scorer = make_scorer(config, networks.autoencoder, perceptual, mesh)
         self._eval_data = EvalData(config, skipped)
         tokens = config.batch_size * tokens_an_example(config)
-        self._watch = CollapseWatch(config.quantizer.kind, config.quantizer.codebook_size, tokens)
+        self._watch = CollapseWatch(config.quantizer, tokens)
         self._window: list[dict] = []
         self._since, self._examples = 0.0, 0
 

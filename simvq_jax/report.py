@@ -1,7 +1,7 @@
 """One self-contained `report.html` of a training run: `python -m simvq_jax.report --run=runs/quickstart`.
 
-The page needs no network and no script. It shows the headline figures, pictures or sounds beside their
-reconstructions, curves, code usage, the transform's spectrum over training, tokens over codes, and the config.
+The page needs no network and no script. It shows the headline figures, warnings of collapse, pictures or sounds beside
+their reconstructions, curves, code usage, the transform's spectrum over training, tokens over codes, and the config.
 """
 
 import json
@@ -19,6 +19,7 @@ from simvq_jax.drawing.pictures import DEAD, TOKEN, USED, picture_grid, png_data
 from simvq_jax.drawing.sounds import mel_picture, player, waveform
 from simvq_jax.evaluate import Evaluation, evaluate_run, save_figures
 from simvq_jax.files import replace_text
+from simvq_jax.health import CollapseWatch
 from simvq_jax.store import path_of
 
 SKIPPED_SHOWN = 50
@@ -46,18 +47,20 @@ def write_report(run: Path, evaluation: Evaluation) -> Path:
     Raises FileNotFoundError for a missing run folder or config, ValueError for a run without metrics.
     """
     metrics = read_metrics(run)
-    config = build.read_config(run).to_dict()
+    config = build.read_config(run)
+    watch = CollapseWatch(config.quantizer, config.batch_size * build.tokens_an_example(config))
     path = run / "report.html"
-    replace_text(path, _document(run, config, metrics, evaluation))
+    replace_text(path, _document(run, config.to_dict(), metrics, watch.look_back(metrics.numbers), evaluation))
     return path
 
 
-def _document(run: Path, config: dict[str, Any], metrics: Metrics, evaluation: Evaluation) -> str:
+def _document(run: Path, config: dict[str, Any], metrics: Metrics, warnings: list[str], evaluation: Evaluation) -> str:
     size, dim = evaluation.codes.shape
     subtitle = f"codebook of {size:,} codes, {dim} dimensions · data {config['data']['source']}"
     sections = [
         _headline(config, metrics, evaluation),
         _damage_note(metrics),
+        *[f'<p class="note">Training warned at {escape(sentence)}</p>' for sentence in warnings],
         page.section("Originals over reconstructions", _pairs(config, evaluation)),
         page.section("Curves", page.grid(curves.draw(metrics))),
         page.section("Other curves", page.grid(curves.draw_others(metrics))),

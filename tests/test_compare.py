@@ -40,7 +40,7 @@ def test_training_utilization_is_that_of_the_last_step(runs):
     last = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     value = [row["train/codebook_utilization"] for row in last if "train/codebook_utilization" in row][-1]
     header, _, *rows = cells(compare.compare(runs[:1]))
-    assert rows[0][header.index("in use, training")] == f"{value:.1%}"
+    assert rows[0][header.index("in use, last 262,144")] == f"{value:.1%}"
 
 
 def test_the_table_is_markdown_with_aligned_columns(runs):

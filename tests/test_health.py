@@ -1,5 +1,7 @@
 """Figures of a codebook's use, and warnings of collapse."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -39,6 +41,7 @@ def test_stages_are_averaged_and_the_worst_is_told():
     figures = usage_figures({f"stages_{i}": tree[f"stages_{i}"] for i in (4, 8)})
     np.testing.assert_allclose(figures["codebook_utilization"], 0.5, rtol=1e-6)
     np.testing.assert_allclose(figures["codebook_utilization_least"], 1 / 3, rtol=1e-6)
+    np.testing.assert_allclose(figures["codebook_utilization_recent_least"], 1 / 3, rtol=1e-6)
     assert figures["spread_ratio"] == 6
 
 
@@ -58,13 +61,34 @@ def row(used, tokens=1.0, codes=1.0):
 SETTLED = 2 * TOKENS_A_CODE * 1024 // 1024
 
 
-def watch(kind="simvq"):
-    return CollapseWatch(kind, 1024, 1024)
+def watch(kind="simvq", codebook_loss="token"):
+    quantizer = SimpleNamespace(kind=kind, codebook_size=1024, codebook_loss=codebook_loss)
+    return CollapseWatch(quantizer, tokens_a_step=1024)
 
 
 def test_a_codebook_in_good_health_is_not_spoken_of():
     healthy = watch()
     assert [healthy.look(step, row(used)) for step, used in ((1, 0.01), (30, 0.6), (SETTLED, 0.99))] == [[], [], []]
+
+
+def test_of_several_codebooks_the_worst_is_watched():
+    (sentence,) = watch().look(SETTLED, row(0.9) | {"train/codebook_utilization_recent_least": 0.1})
+    assert "only 10.0% of the 1,024 codes" in sentence
+
+
+def test_the_mend_is_one_that_is_not_in_force():
+    (sentence,) = watch(codebook_loss="region").look(SETTLED, row(0.2))
+    assert "raise quantizer.region_sources, and raise optimizer.transform_learning_rate" in sentence
+
+
+def test_a_run_s_warnings_are_found_again_in_its_metrics():
+    uses = {SETTLED - 1: 0.2, SETTLED: 0.2, SETTLED + 1: 0.9, SETTLED + 2: 0.3}
+    numbers = {name: {step: row(used)[name] for step, used in uses.items()} for name in row(0)} | {
+        "eval/psnr": {0: 9.0}
+    }
+    found = watch().look_back(numbers)
+    assert [sentence.partition(":")[0] for sentence in found] == [f"step {SETTLED}", f"step {SETTLED + 2}"]
+    assert watch().look_back({}) == []
 
 
 def test_a_collapse_is_told_once_and_again_when_it_comes_back():

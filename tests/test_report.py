@@ -89,6 +89,13 @@ def evaluation() -> Evaluation:
     )
 
 
+def test_page_repeats_the_warnings_of_training(run: Path, evaluation: Evaluation):
+    assert "Training warned" not in write_report(run, evaluation).read_text()
+    fallen = {"train/codebook_utilization_recent": 0.01, "train/codebook_utilization_recent_least": 0.01}
+    write_rows(run, [*rows(), rows()[-1] | fallen | {"step": 60}])
+    assert "Training warned at step 60: codes in use fell from" in page_text(write_report(run, evaluation).read_text())
+
+
 def test_page_shows_every_figure_and_chart(run: Path, evaluation: Evaluation):
     page = write_report(run, evaluation).read_text()
     text = page_text(page)

@@ -68,12 +68,13 @@ class SoundTokenizer(Tokenizer):
         sound = self.decode(self.encode(x, lengths))[:, : x.shape[1]]
         return jnp.where(jnp.arange(x.shape[1])[None] < lengths[:, None], sound, 0.0)
 
-    def stream(self, block: int = 16) -> TokenStream:
+    def stream(self, block: int = 16, *, sample_rate: int | None = None) -> TokenStream:
         """Tokens of one sound that comes in chunks: those of the whole, in bounded memory.
 
-        block: tokens that are computed at once; fewer answer sooner, more cost less. Raises ValueError if the encoder
-        is not causal.
+        block: tokens that are computed at once; fewer answer sooner, more cost less. sample_rate: of the chunks, if it
+        is to be checked. Raises ValueError if the encoder is not causal, or on another rate than that trained at.
         """
+        self._check_rate(sample_rate)
         return TokenStream(self.autoencoder, self.variables, block)
 
     def _encoded(self, x, lengths, sample_rate):
@@ -84,13 +85,16 @@ class SoundTokenizer(Tokenizer):
         counts = np.arange(tokens)[None] < -(-lengths // self.hop)[:, None]
         return latents[:, :tokens], indices[:, :tokens], counts
 
-    def _checked(self, x, lengths, sample_rate) -> tuple[np.ndarray, np.ndarray]:
-        x = np.asarray(x)
+    def _check_rate(self, sample_rate: int | None) -> None:
         if sample_rate is not None and sample_rate != self.sample_rate:
             raise ValueError(
                 f"the sound has {sample_rate} samples a second but this tokenizer was trained at {self.sample_rate}:"
                 " resample it."
             )
+
+    def _checked(self, x, lengths, sample_rate) -> tuple[np.ndarray, np.ndarray]:
+        x = np.asarray(x)
+        self._check_rate(sample_rate)
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"sound has shape {x.shape} but must be (batch, samples), neither of them 0.")
         if not np.issubdtype(x.dtype, np.floating):

@@ -81,6 +81,10 @@ def _check_pictures(config) -> None:
 def _check_sound(config) -> None:
     if not config.model.ratios or min(config.model.ratios) < 1:
         raise ValueError(f"model.ratios is {config.model.ratios} but must be strides of at least 1.")
+    if config.data.max_seconds <= 0:
+        raise ValueError(f"data.max_seconds is {config.data.max_seconds} but must be above 0.")
+    if config.discriminator.enabled:
+        _check_sound_discriminators(config.discriminator)
     if samples_a_token(config) < 2:
         raise ValueError(f"model.ratios is {config.model.ratios} but must multiply to 2 samples a token or more.")
     if not config.losses.mel + config.losses.multiscale_mel > 0:
@@ -94,3 +98,12 @@ def _check_sound(config) -> None:
             f"data.clip_seconds is {config.data.clip_seconds:g}, {clip} samples, but losses and discriminators look at"
             f" spectra of {max(sizes)}, which need {samples}: make clips longer."
         )
+
+
+def _check_sound_discriminators(discriminator) -> None:
+    if not discriminator.share > 0:
+        raise ValueError(f"discriminator.share is {discriminator.share} but must be above 0.")
+    for key in ("periods", "resolutions", "band_sizes"):
+        numbers = discriminator[key]
+        if not numbers or min(numbers) < 1:
+            raise ValueError(f"discriminator.{key} is {numbers} but must be one whole number of at least 1, or more.")

@@ -37,6 +37,11 @@ def build_quantizer(config, dtype):
             " quantizer.compound to residual."
         )
     if compound == "residual":
+        if quantizer.estimator != "straight_through":
+            raise ValueError(
+                f"quantizer.estimator is {quantizer.estimator!r} but the gradient passes straight through residual"
+                " stages: set it to straight_through, or quantizer.stages to 1."
+            )
         return ResidualQuantizer([build(quantizer, dtype) for _ in range(quantizer.stages)], dtype, quantizer.dropout)
     if quantizer.dim % quantizer.stages:
         raise ValueError(

@@ -13,7 +13,7 @@ from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
 from simvq_jax.losses.objectives import ImageObjective, Objective, SoundObjective
 from simvq_jax.losses.perceptual import load_lpips
 from simvq_jax.metrics.frechet import load_inception
-from simvq_jax.optim import discriminator_optimizer, generator_optimizer, make_schedule
+from simvq_jax.optim import SCHEDULES, discriminator_optimizer, generator_optimizer, make_schedule
 from simvq_jax.state import TrainState, create_state
 from simvq_jax.step import LossWeights, Networks, Optimizers, make_train_step
 
@@ -21,13 +21,16 @@ from simvq_jax.step import LossWeights, Networks, Optimizers, make_train_step
 def build_schedules(config) -> dict[str, Any]:
     """Schedules by the name of their metric: of the networks, of the codebook transform, of the discriminator."""
     schedule, steps = config.schedule, config.steps
+    adversary = one_of("schedule.discriminator_kind", schedule.discriminator_kind, ("as_networks", *SCHEDULES))
 
-    def rest(peak):
-        return make_schedule(schedule.kind, peak, steps, schedule.warmup_fraction)
+    def rest(kind, peak):
+        return make_schedule(kind, peak, steps, schedule.warmup_fraction)
 
     return {
-        "learning_rate": rest(config.optimizer.learning_rate),
-        "discriminator_learning_rate": rest(config.discriminator.learning_rate),
+        "learning_rate": rest(schedule.kind, config.optimizer.learning_rate),
+        "discriminator_learning_rate": rest(
+            schedule.kind if adversary == "as_networks" else adversary, config.discriminator.learning_rate
+        ),
         "transform_learning_rate": make_schedule(
             schedule.transform_kind,
             config.optimizer.transform_learning_rate,

@@ -9,6 +9,7 @@ Recordings are stored as 16-bit FLAC, which loses nothing.
 
 import io
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +30,8 @@ LONGEST = 60.0  # seconds; the corpus has none so long
 def prepare_libritts(archives: Path, data_dir: Path) -> int:
     """Stores the corpus as `libritts24k`; returns how many recordings could not be read, which are listed beside it.
 
-    Raises FileNotFoundError naming the archives that are missing, ValueError where the dataset is there already or a
-    split holds no recording.
+    Raises FileNotFoundError naming the archives that are missing, ValueError where the dataset is there already, an
+    archive is damaged or a split holds no recording.
     """
     missing = [
         f"{name}.tar.gz" for names in ARCHIVES.values() for name in names if not _archive(archives, name).is_file()
@@ -54,14 +55,27 @@ def _archive(archives: Path, name: str) -> Path:
 
 
 def _recordings(archives: Path, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """(path in the archive, FLAC) of every recording, read in one go through each archive."""
+    """(path in the archive, FLAC) of every recording, read in one go through each archive. Raises ValueError naming an
+    archive that is cut off or damaged."""
     for name in names:
-        with tarfile.open(_archive(archives, name), "r|gz") as archive:
-            for member in archive:
-                if member.isfile() and member.name.endswith(".wav"):
-                    content = archive.extractfile(member)
-                    assert content is not None  # it is a file
-                    yield member.name.removeprefix("LibriTTS/"), _as_flac(content.read())
+        path = _archive(archives, name)
+        try:
+            for member, wav in _wavs(path):
+                yield member.removeprefix("LibriTTS/"), _as_flac(wav)
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise ValueError(
+                f"{path} is damaged or cut off ({error}): compare its md5 with that of https://www.openslr.org/60, and"
+                " get it again."
+            ) from error
+
+
+def _wavs(path: Path) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(path, "r|gz") as archive:
+        for member in archive:
+            if member.isfile() and member.name.endswith(".wav"):
+                content = archive.extractfile(member)
+                assert content is not None  # it is a file
+                yield member.name, content.read()
 
 
 def _as_flac(wav: bytes) -> bytes:

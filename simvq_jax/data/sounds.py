@@ -12,6 +12,8 @@ import numpy as np
 from simvq_jax.data.files import Unreadable, file_bytes
 
 EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+UNTOLD = 2**62  # samples from which on a header tells none: a FLAC that was written to a pipe
+LOUDEST = 100.0  # peak over full scale, 40 dB: beyond it are integers that were stored as floats, and damage
 
 
 class UnreadableSound(Unreadable):
@@ -33,25 +35,28 @@ def decode_sound(data: bytes | Path, sample_rate: int, max_seconds: float) -> np
 
     Raises:
       UnreadableSound: the file cannot be opened, is no sound, is damaged, empty or too long, or holds a value that is
-        not finite.
+        not finite or over LOUDEST.
       ModuleNotFoundError: soundfile or soxr is not installed; the message names the extra.
     """
     soundfile, soxr = _codecs()
     encoded = file_bytes(data, UnreadableSound) if isinstance(data, Path) else data
     try:
         with soundfile.SoundFile(io.BytesIO(encoded)) as file:
-            _check_length(file.frames, file.samplerate, max_seconds)
-            told, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
+            rate, told = file.samplerate, file.frames
+            if told < UNTOLD:
+                _check_length(told, rate, max_seconds)
+                samples = file.read(dtype="float32", always_2d=True)
+            else:
+                samples = _read_untold(file, int(max_seconds * rate) + 1)
+                _check_length(len(samples), rate, max_seconds, more=" or more")
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
         raise UnreadableSound(
             f"The {len(encoded)} bytes cannot be decoded: {reason}; convert or remove the file."
         ) from error
-    if len(samples) < told:
+    if len(samples) < told < UNTOLD:
         raise UnreadableSound(f"The sound ends after {len(samples)} of {told} samples; restore or remove the file.")
-    if not np.all(np.isfinite(samples)):
-        raise UnreadableSound("The sound has samples that are not finite; write it anew or remove the file.")
+    _check_samples(samples)
     mono = samples.mean(axis=1, dtype=np.float32)
     resampled = mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate)
     return resampled if len(resampled) else mono[:1]  # of a few samples a lower rate leaves none
@@ -68,13 +73,40 @@ def _codecs():
     return soundfile, soxr
 
 
-def _check_length(samples: int, rate: int, max_seconds: float) -> None:
+def _read_untold(file, longest: int) -> np.ndarray:
+    """Up to `longest` samples of a file that does not tell how many it has: float32 (samples, channels).
+
+    Having read, soundfile seeks to where it is, which fails at the end of such a file.
+    """
+    import soundfile
+
+    samples = np.full((longest, file.channels), np.nan, np.float32)
+    try:
+        file.read(out=samples)
+    except soundfile.LibsndfileError as error:
+        if "seek" not in error.error_string:
+            raise
+    unread = np.isnan(samples[:, 0])
+    return samples[: unread.argmax()] if unread.any() else samples
+
+
+def _check_length(samples: int, rate: int, max_seconds: float, more: str = "") -> None:
     if samples < 1:
         raise UnreadableSound("The sound has no sample; replace or remove the file.")
     if samples > max_seconds * rate:
         raise UnreadableSound(
-            f"The sound has {samples / rate:.1f} seconds, over the limit of max_seconds={max_seconds:g}; "
+            f"The sound has {samples / rate:.1f} seconds{more}, over the limit of max_seconds={max_seconds:g}; "
             "cut it or raise the limit."
+        )
+
+
+def _check_samples(samples: np.ndarray) -> None:
+    if not np.all(np.isfinite(samples)):
+        raise UnreadableSound("The sound has samples that are not finite; write it anew or remove the file.")
+    peak = np.abs(samples).max()
+    if peak > LOUDEST:
+        raise UnreadableSound(
+            f"The sound has a peak of {peak:g}, over the limit of {LOUDEST:g} times full scale; scale it to [-1, 1]."
         )
 
 

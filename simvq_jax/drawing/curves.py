@@ -36,6 +36,7 @@ CHARTS = (
             "train/codebook_utilization",
             "train/codebook_utilization_recent",
             "train/codebook_utilization_least",
+            "train/codebook_utilization_recent_least",
             "eval/codebook_utilization",
         ),
         include=(0.0, 1.0),

@@ -17,7 +17,8 @@ def mel_loss(sound, target, sample_rate: int):
 
 
 def multiscale_mel_loss(sound, target, sample_rate: int):
-    """Sum of the same over seven resolutions, by logarithms to base 10 of magnitudes (DAC, 2306.06546, section 3.5)."""
+    """Sum of the same over seven resolutions, by logarithms to base 10 of magnitudes (after DAC, 2306.06546, section
+    3.5, whose filters are of equal area, while these are of equal height, as those of `mel_loss`)."""
     spectra = [
         [dsp.log_mel(x, sample_rate, n_fft=n_fft, hop=n_fft // 4, mels=mels, floor=1e-5) for x in (sound, target)]
         for n_fft, mels in MEL_SIZES
@@ -34,7 +35,7 @@ def sound_generator_loss(real, fake, resolution_weight: float):
     terms = {
         "adversarial_period": mean_over(hinge(j.logits) for j in fake["period"]),
         "adversarial_resolution": mean_over(hinge(j.logits) for j in fake["resolution"]),
-        "adversarial_dac": sum(square(j.logits) for j in fake["dac"]),
+        "adversarial_dac": sum(square_to_one(j.logits) for j in fake["dac"]),
     }
     of_group = {"period": _behind_the_first, "resolution": _with_logits, "dac": lambda judgement: judgement.activations}
     for group, activations in of_group.items():
@@ -54,8 +55,8 @@ def sound_discriminator_loss(real, fake, resolution_weight: float):
     terms = {
         "discriminator_period": hinges("period"),
         "discriminator_resolution": hinges("resolution"),
-        "discriminator_dac": sum(square(j.logits) for j in real["dac"])
-        + sum(square(1 - j.logits) for j in fake["dac"]),
+        "discriminator_dac": sum(square_to_one(j.logits) for j in real["dac"])
+        + sum(square_to_one(1 - j.logits) for j in fake["dac"]),
     }
     weighted = [resolution_weight * v if name.endswith("resolution") else v for name, v in terms.items()]
     return sum(weighted), terms
@@ -75,7 +76,7 @@ def hinge(values):
     return jnp.mean(jax.nn.relu(1.0 - values))
 
 
-def square(values):
+def square_to_one(values):
     """Mean of (1 - values)^2."""
     return jnp.mean((1.0 - values) ** 2)
 

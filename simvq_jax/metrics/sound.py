@@ -13,6 +13,7 @@ from simvq_jax.metrics.packages import package, resampled
 MEL_FFT, MEL_HOP = 1024, 256
 
 PESQ_RATE = 16_000  # of the wideband measure
+MOST_DB = 120.0  # ratios are kept within so many decibels, so that means stay finite: float32 tells no larger ones
 
 
 def mel_distance(sound, target, lengths, sample_rate: int):
@@ -30,7 +31,7 @@ def mel_distance(sound, target, lengths, sample_rate: int):
 def si_sdr(sound: np.ndarray, target: np.ndarray) -> float:
     """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al., 2018, 1811.02508, eq. 3), without means.
 
-    NaN where the target is silent, -inf where the sound is.
+    Within MOST_DB of 0, so -MOST_DB where the sound is silent; NaN where the target is.
     """
     sound, target = (x.astype(np.float64) - np.mean(x, dtype=np.float64) for x in (sound, target))
     energy = np.sum(target**2)
@@ -38,10 +39,9 @@ def si_sdr(sound: np.ndarray, target: np.ndarray) -> float:
         return float("nan")
     projected = np.sum(sound * target) / energy * target
     kept, distortion = np.sum(projected**2), np.sum((sound - projected) ** 2)
-    if kept == 0:
-        return -float("inf")
     with np.errstate(divide="ignore"):
-        return float(10 * np.log10(kept / distortion))
+        ratio = np.log10(kept) - np.log10(distortion) if kept else -np.inf
+    return float(np.clip(10 * ratio, -MOST_DB, MOST_DB))
 
 
 def stoi(sound: np.ndarray, target: np.ndarray, sample_rate: int) -> float:

@@ -14,7 +14,7 @@ from simvq_jax import dsp
 from simvq_jax.models.conv1d import clear, counted
 from simvq_jax.models.layers import TORCH_KERNEL, group_norm
 
-NARROW = nn.initializers.truncated_normal(0.02)
+NARROW = nn.initializers.normal(0.02)  # the official one is cut off at 2, a hundred deviations away
 LARGEST = 100.0  # magnitude that the head may give
 GROUPS = 32  # of channels, of the position net's norms
 

@@ -75,7 +75,8 @@ class FSQ(_Scalar):
         return (digits % jnp.broadcast_to(np.asarray(self.levels, np.int32), shape) - half) / half
 
     def _bound(self, z):
-        """Squashes dimension i to just over its levels, so that rounding gives as many (the paper's appendix A.1)."""
+        """Squashes dimension i to just over its levels, so that rounding gives as many (after the paper's appendix A.1;
+        arctanh, where that shifts by a tangent, leaves 0 at 0)."""
         levels = np.asarray(self.levels, np.float32)
         reach = (levels - 1) * (1 + 1e-3) / 2
         offset = np.where(levels % 2 == 0, 0.5, 0.0).astype(np.float32)  # an even number lies around -1/2

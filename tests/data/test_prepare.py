@@ -250,3 +250,11 @@ def test_libritts_has_the_paper_s_splits(archives, tmp_path):
 def test_missing_archives_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"lacks train-clean-100.tar.gz, .*test-other.tar.gz: get them"):
         libritts.prepare_libritts(tmp_path, tmp_path)
+
+
+def test_an_archive_that_was_cut_off_is_named(archives, tmp_path):
+    for file in archives.iterdir():
+        content = file.read_bytes()
+        (tmp_path / file.name).write_bytes(content[: len(content) // 2] if "360" in file.name else content)
+    with pytest.raises(ValueError, match=r"train-clean-360.tar.gz is damaged or cut off \(.*\): compare its md5"):
+        libritts.prepare_libritts(tmp_path, tmp_path / "out")

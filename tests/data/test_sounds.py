@@ -78,6 +78,19 @@ def truncated_flac() -> bytes:
     return whole[: len(whole) // 2]
 
 
+def piped_flac(seconds: float) -> bytes:
+    """A FLAC whose header does not tell how many samples it has."""
+    whole = bytearray(encoded(sine(seconds), kind="FLAC"))
+    whole[21] &= 0xF0  # the count is 36 bits, behind "fLaC", the block's header and 13 bytes and a half
+    whole[22:26] = bytes(4)
+    return bytes(whole)
+
+
+def test_a_flac_that_does_not_tell_its_length_is_read_to_its_end():
+    np.testing.assert_allclose(decode(piped_flac(0.5)), sine(0.5), atol=1e-4)
+    assert len(decode(piped_flac(0.5), max_seconds=0.5)) == 12_000
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
@@ -87,12 +100,32 @@ def truncated_flac() -> bytes:
         (truncated_flac(), r"(The sound ends after|The \d+ bytes cannot be decoded).*"),
         (encoded(np.array([0.1, np.nan]), subtype="FLOAT"), "The sound has samples that are not finite; .*"),
         (
+            encoded(3e38 * sine(), 48_000, subtype="FLOAT"),
+            r"The sound has a peak of 1\.5e\+38, over the limit of 100 .*",
+        ),
+        (
+            encoded(32_767 * 2 * sine(), subtype="FLOAT"),
+            r"The sound has a peak of 32767, over the limit of 100 times .*",
+        ),
+        (piped_flac(1.0), r"The sound has 0\.9 seconds or more, over the limit of max_seconds=0\.9; cut it or .*"),
+        (
             encoded(sine(1.0)),
             r"The sound has 1\.0 seconds, over the limit of max_seconds=0\.9; cut it or raise the limit",
         ),
         (Path("nowhere.wav"), "nowhere.wav cannot be opened: No such file or directory; .*"),
     ],
-    ids=["empty", "text", "no sample", "half a FLAC", "NaN", "too long", "no file"],
+    ids=[
+        "empty",
+        "text",
+        "no sample",
+        "half a FLAC",
+        "NaN",
+        "huge",
+        "integers",
+        "piped and long",
+        "too long",
+        "no file",
+    ],
 )
 def test_what_cannot_be_read_is_refused_in_one_sentence(data, sentence):
     with pytest.raises(UnreadableSound, match=rf"^{sentence}\.$"):

@@ -32,13 +32,25 @@ def test_the_distortion_ratio_is_that_of_the_noise_whatever_the_scale():
     ratio = 10 * np.log10(np.sum((target - target.mean()) ** 2) / np.sum((0.1 * added) ** 2))
     for scale in (1.0, 0.01, -3.0):
         np.testing.assert_allclose(metrics.si_sdr(scale * (target + 0.1 * added) + 0.5, target), ratio, atol=1e-2)
-    assert metrics.si_sdr(np.zeros(9), noise(9)) == -np.inf and metrics.si_sdr(noise(9), noise(9)) > 100
+    assert metrics.si_sdr(np.zeros(9), noise(9)) == -120 and metrics.si_sdr(noise(9), noise(9)) > 100
+    assert metrics.si_sdr(np.array([1.0, -1.0]), np.array([1.0, -1.0])) == 120
     assert np.isnan(metrics.si_sdr(noise(9), np.zeros(9)))
 
 
 def test_bits_per_second():
     assert metrics.bits_per_second((4096,), 75.0) == 900
     assert metrics.bits_per_second((1024, 1024), 50.0) == 1000
+
+
+def test_quality_falls_with_noise_and_has_no_figure_for_silence():
+    pytest.importorskip("pesq")
+    place = np.arange(32_000) / 16_000
+    voiced = sum(np.sin(2 * np.pi * 120 * k * place + k) / k for k in range(1, 20))
+    speech = (0.1 * voiced * (1 + np.sin(2 * np.pi * 3 * place))).astype(np.float32)
+    same, *noisy = [metrics.pesq(speech + level * noise(32_000, 1), speech, 16_000) for level in (0.0, 0.05, 0.5)]
+    assert same == pytest.approx(4.64, abs=0.01) and same > noisy[0] > noisy[1] >= 1
+    assert metrics.pesq(np.repeat(speech, 2), np.repeat(speech, 2), 32_000) > 4.6  # resampled
+    assert np.isnan(metrics.pesq(speech, np.zeros_like(speech), 16_000))
 
 
 def test_an_absent_package_is_named(monkeypatch):
