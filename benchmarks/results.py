@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import toy_picture
+from benchmarks import aims, toy_picture
 from benchmarks.timing import markdown_table
 from simvq_jax import cli
 from simvq_jax.drawing import charts
 from simvq_jax.files import replace_text
 
 FOLDER, PAGE, PICTURES = Path("benchmarks/results/study"), Path("docs/RESULTS.md"), Path("docs/results")
-NEAR = 0.05  # utilization that short of another is regained
+NEAR = 0.05  # utilization so many hundredths short of the best is regained
 Run = dict[str, Any]
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("in use, training", "train/codebook_utilization_recent", lambda v: f"{v:.1%}"),
+    ("in use, last 20 a code", "train/codebook_utilization_recent", lambda v: f"{v:.1%}"),
     ("in use, last 262,144", "train/codebook_utilization", lambda v: f"{v:.1%}"),
     ("in use, held out", "eval/codebook_utilization", lambda v: f"{v:.1%}"),
     ("perplexity, training", "train/codebook_perplexity", lambda v: f"{v:,.0f}"),
@@ -31,9 +31,9 @@ COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 INTRODUCTION = """# Results
 
 Written by `python -m benchmarks.results` from `benchmarks/results/study/`; each run's file has its command, seed,
-machine, versions and date. Data are scikit-image's photographs, of which a quarter is held out. **In use, training** is
-the share of codes chosen in the last 20 training tokens a code, and beside it in the last 262,144; **held out** is over
-crops of the held-out regions, which overlap, up to {tokens:,} tokens. Where several seeds were run, a cell has their
+machine, versions and date. Data are scikit-image's photographs, of which a quarter is held out. **In use** is
+the share of codes chosen in the last 20 training tokens a code, in the last 262,144, or, **held out**, over
+crops of the held-out regions, which overlap. Where several seeds were run, a cell has their
 mean, and in brackets the lowest and the highest.
 """
 
@@ -77,7 +77,7 @@ def by_size(study: str, title: str) -> str:
     runs = sorted(read(study), key=lambda run: (run["codebook_size"], method_of(run), run["seed"]))
     groups = grouped(runs, lambda run: (f"{run['codebook_size']:,}", method_of(run)))
     figures = table(groups, ["K", "method"])
-    return section(title, study, runs, figures, more_codes(runs), rank_picture(study, runs))
+    return section(title, study, runs, figures, more_codes(runs), better(runs), rank_picture(study, runs))
 
 
 def more_codes(runs: list[Run]) -> str:
@@ -92,6 +92,20 @@ def more_codes(runs: list[Run]) -> str:
         for (k, before), (more, after) in itertools.pairwise(seeded):
             rises = "rises beyond" if min(after) > max(before) else "does not rise beyond"
             sentences.append(f"PSNR of {method} {rises} the spread of the seeds from K = {k:,} to {more:,}.")
+    return " ".join(sentences)
+
+
+def better(runs: list[Run]) -> str:
+    """Says which methods have more codes in use held out than simvq, and which a higher PSNR, by codebook size."""
+    sentences = []
+    for k in sorted({run["codebook_size"] for run in runs}):
+        methods = grouped([run for run in runs if run["codebook_size"] == k], lambda run: (method_of(run),))
+        if ("simvq",) not in methods or len(methods) < 3:
+            continue
+        for figure, words in (("eval/codebook_utilization", "more codes held out"), ("eval/psnr", "a higher PSNR")):
+            mean = {name: statistics.mean(run["figures"][figure] for run in of) for (name,), of in methods.items()}
+            above = sorted((name for name in mean if mean[name] > mean["simvq"]), key=lambda name: -mean[name])
+            sentences.append(f"At K = {k:,}, {words} than simvq: {', '.join(above) or 'none'}.")
     return " ".join(sentences)
 
 
@@ -121,23 +135,42 @@ def plain(study: str, title: str) -> str:
 def recovery() -> str:
     """Study (f): UR-AUC, the mean over wrong starting scales of the mean over steps of the utilization, in percent."""
     runs = read("recovery")
-    scales = sorted({run["changes"]["quantizer.start_scale"] for run in runs})
-    by_method: dict[str, dict[float, Run]] = {}
-    for run in runs:
-        scale = run["changes"]["quantizer.start_scale"]
-        by_method.setdefault(run["run"].removesuffix(f"_{scale:g}"), {})[scale] = run
-    rows = []
+    scales, by_method = sorted({scale_of(run) for run in runs}), by_scale(runs)
+    areas, rows = areas_of(by_method, len(scales)), []
+    matched = [of_scale[1.0] for of_scale in by_method.values() if 1.0 in of_scale]
+    best = max(matched, key=lambda run: curve(run)["value"][-1], default=None)
     for method, of_scale in by_method.items():
-        areas = [statistics.mean(curve(run)["value"]) for scale, run in of_scale.items() if scale != 1]
-        area = f"{100 * statistics.mean(areas):.1f}" if len(of_scale) == len(scales) else "-"
-        rows.append([method, area, *[regained(of_scale.get(scale), of_scale.get(1.0)) for scale in scales]])
+        area = f"{areas[method]:.1f}" if method in areas else "-"
+        rows.append([method, area, *[regained(of_scale.get(scale), best) for scale in scales]])
     header = ["recipe", "UR-AUC", *[f"from {scale:g}" for scale in scales]]
     text = (
-        "Codes start at a multiple of the tokens' scale. A cell has the share of codes in use at the end, and the first"
-        f" logged step from which on it was within {NEAR:.0%} of a start at the tokens' own scale. UR-AUC is the mean"
-        " of that share over steps and the wrong scales, in percent."
+        "Codes start at a multiple of the tokens' scale, centred on them in every recipe, for so a scale is set here. A"
+        " cell has the share of codes in use at the end, and the first logged step from which on it was within"
+        f" {100 * NEAR:.0f} points of the best recipe started at the tokens' own scale. UR-AUC is the mean of that"
+        " share over steps and the wrong scales, in percent."
     )
     return section("Recovery from a wrong scale", "recovery", runs, text, markdown_table(header, rows))
+
+
+def scale_of(run: Run) -> float:
+    return run["changes"]["quantizer.start_scale"]
+
+
+def by_scale(runs: list[Run]) -> dict[str, dict[float, Run]]:
+    """recipe -> starting scale -> run."""
+    found: dict[str, dict[float, Run]] = {}
+    for run in runs:
+        found.setdefault(run["run"].removesuffix(f"_{scale_of(run):g}"), {})[scale_of(run)] = run
+    return found
+
+
+def areas_of(by_method: dict[str, dict[float, Run]], scales: int) -> dict[str, float]:
+    """UR-AUC in percent of the recipes that were run from all scales."""
+    return {
+        method: 100 * statistics.mean(statistics.mean(curve(run)["value"]) for s, run in of_scale.items() if s != 1)
+        for method, of_scale in by_method.items()
+        if len(of_scale) == scales
+    }
 
 
 def toy() -> str:
@@ -159,12 +192,12 @@ def curve(run: Run) -> dict[str, list]:
 
 
 def regained(run: Run | None, matched: Run | None) -> str:
-    """The share of codes in use at the end, and from when on it was that of the run whose codes started matched."""
+    """The share of codes in use at the end, and from when on it was that of the best whose codes started matched."""
     if run is None:
         return "-"
     steps, values = curve(run).values()
     end = f"{values[-1]:.1%}"
-    if matched is None or matched is run:
+    if matched is None or scale_of(run) == 1:
         return end
     behind = [value < wanted - NEAR for value, wanted in zip(values, curve(matched)["value"], strict=True)]
     if behind[-1]:
@@ -178,8 +211,12 @@ def section(title: str, study: str, runs: list[Run], *parts: str) -> str:
     if not runs:
         return ""
     made = runs[0]
+    sizes = sorted({run["codebook_size"] for run in runs if run["kind"] != "fsq"})
+    tokens = int(made["figures"]["eval/tokens"])
     how = (
-        f"{len(runs)} runs of {made['steps']} steps, {made['batch_size']} crops a step, d = {made['dim']}:"
+        f"{len(runs)} runs of {made['steps']} steps, {made['batch_size']} crops a step, d = {made['dim']},"
+        f" K = {' or '.join(f'{k:,}' for k in sizes)}, {tokens:,} tokens held out"
+        f" ({' or '.join(f'{tokens / k:,.0f}' for k in sizes)} a code):"
         f" `{made['command'].rpartition(' --only')[0]}`, {made['machine']['cores']} cores of {made['machine']['cpu']},"
         f" {made['machine']['devices']}, jax {made['versions']['jax']}, {max(run['date'] for run in runs)}."
     )
@@ -189,10 +226,10 @@ def section(title: str, study: str, runs: list[Run], *parts: str) -> str:
 def write() -> None:
     """The page and its pictures."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    files = sorted(FOLDER.glob("*/*.json"))
-    runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    tokens = max((int(run["figures"]["eval/tokens"]) for run in runs), default=0)
+    recovered = read("recovery")
+    areas = areas_of(by_scale(recovered), len({scale_of(run) for run in recovered}))
     sections = [
+        aims.section(read("headline"), recovered, read("architectures"), areas),
         by_size("headline", "The default recipe"),
         by_size("methods", "Methods and codebook sizes"),
         toy(),
@@ -202,7 +239,7 @@ def write() -> None:
         plain("rate", "Learning rate and schedule of W"),
         plain("estimators", "Estimators"),
     ]
-    replace_text(PAGE, "\n\n".join([INTRODUCTION.format(tokens=tokens), *filter(None, sections)]) + "\n")
+    replace_text(PAGE, "\n\n".join([INTRODUCTION, *filter(None, sections)]) + "\n")
 
 
 if __name__ == "__main__":

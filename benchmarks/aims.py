@@ -1,0 +1,109 @@
+"""What the default recipe was to reach, beside what the committed runs measured: a section of docs/RESULTS.md."""
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.timing import markdown_table
+from simvq_jax.health import TOKENS_A_CODE
+from simvq_jax.quantize.base import USAGE_WINDOW
+
+COST = Path("benchmarks/results/recipe_cost_cpu.json")
+IN_USE = {1024: 0.99, 8192: 0.99, 65_536: 0.95}  # K -> least share over a window of training tokens
+HELD_OUT = {8192: 0.85}
+VANILLA, STAGE, TIMES, COST_MOST = 0.15, 0.9, 5.0, 1.15
+Run = dict[str, Any]
+
+
+class Aim(NamedTuple):
+    """what: of the default recipe. asked, measured: as they are shown. met: in words."""
+
+    what: str
+    asked: str
+    measured: str
+    met: str
+
+
+def section(headline: list[Run], recovery: list[Run], architectures: list[Run], areas: dict[str, float]) -> str:
+    """areas: UR-AUC by recipe. "" where nothing was run."""
+    found = [*_in_use(headline), *_recovered(recovery, areas), *_stages(architectures), *_cost()]
+    if not found:
+        return ""
+    text = (
+        f'"In use, training" is over the last {USAGE_WINDOW:,} tokens where those are {TOKENS_A_CODE} a code, else over'
+        f" {TOKENS_A_CODE} a code; codes move within either window, so fewer may be in use at any one moment."
+    )
+    return "\n\n".join(["## What was to be reached", text, markdown_table(list(Aim._fields), found)])
+
+
+def in_training(run: Run) -> float:
+    """The share of codes in use, over the window that has TOKENS_A_CODE tokens a code."""
+    enough = run["codebook_size"] * TOKENS_A_CODE <= USAGE_WINDOW
+    return run["figures"]["train/codebook_utilization" + ("" if enough else "_recent")]
+
+
+def _in_use(runs: list[Run]) -> Iterable[Aim]:
+    for k, least in IN_USE.items():
+        yield from _at_least(f"in use, training, K = {k:,}", [in_training(run) for run in _of(runs, "simvq", k)], least)
+    for k, least in HELD_OUT.items():
+        chosen = _of(runs, "simvq", k)
+        tokens = [run["figures"]["eval/tokens"] / k for run in chosen]
+        what = f"in use, held out, K = {k:,}, {max(tokens, default=0):.0f} tokens a code"
+        yield from _at_least(what, [run["figures"]["eval/codebook_utilization"] for run in chosen], least)
+    vanilla = [in_training(run) for k in IN_USE for run in _of(runs, "vq", k)]
+    if vanilla:
+        yield Aim(
+            "vanilla VQ beside it, all K",
+            f"under {VANILLA:.0%}",
+            f"{max(vanilla):.1%} at most",
+            _yes(max(vanilla) < VANILLA),
+        )
+
+
+def _of(runs: list[Run], method: str, k: int) -> list[Run]:
+    return [run for run in runs if run["run"].startswith(f"{method}_{k}_seed")]
+
+
+def _at_least(what: str, shares: list[float], least: float) -> Iterable[Aim]:
+    if not shares:
+        return
+    mean = statistics.mean(shares)
+    met = "yes" if min(shares) >= least else "in the mean, not with every seed" if mean >= least else "no"
+    yield Aim(what, f"{least:.0%}", f"{mean:.1%} ({min(shares):.1%} to {max(shares):.1%})", met)
+
+
+def _recovered(runs: list[Run], areas: dict[str, float]) -> Iterable[Aim]:
+    ours = [in_training(run) for run in runs if run["kind"] == "simvq" and run["run"].rpartition("_")[0] == "simvq"]
+    if ours:
+        yield Aim("in use from any starting scale", "all", f"{min(ours):.1%} at least", _yes(min(ours) >= 0.99))
+    for other in ("simvq_plain", "simvq_paper"):
+        if {"simvq", other} <= areas.keys():
+            times = areas["simvq"] / areas[other]
+            most = 100 / areas[other]
+            yield Aim(
+                f"UR-AUC over that of {other}", f"{TIMES:g} times", f"{times:.1f} times, of {most:.1f} possible",
+                _yes(times >= TIMES),
+            )  # fmt: skip
+
+
+def _stages(runs: list[Run]) -> Iterable[Aim]:
+    for run in runs:
+        shares = [value for name, value in run["figures"].items() if name.startswith("eval/codebook_utilization_stage")]
+        if run["run"] == "residual_simvq" and shares:
+            listed = ", ".join(f"{share:.1%}" for share in shares)
+            yield Aim("in use, held out, every residual stage", f"over {STAGE:.0%}", listed, _yes(min(shares) > STAGE))
+
+
+def _cost() -> Iterable[Aim]:
+    if COST.is_file():
+        found = json.loads(COST.read_text(encoding="utf-8"))["ours_over_paper"]
+        ratio = found["of_medians"]
+        measured = f"{ratio - 1:+.1%} (rounds from {found['lowest'] - 1:+.0%} to {found['highest'] - 1:+.0%})"
+        yield Aim("time of a CPU step, K = 65,536", f"{COST_MOST - 1:+.0%} at most", measured, _yes(ratio <= COST_MOST))
+        yield Aim("time of a GPU step, K = 65,536", "+5% at most", "not measured", "unknown")
+
+
+def _yes(met: bool) -> str:
+    return "yes" if met else "no"
