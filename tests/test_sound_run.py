@@ -70,8 +70,9 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_batch_with_a_nan_is_skipped_and_training_goes_on():
-    config = tiny_sound_config()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_batch_with_a_nan_is_skipped_and_training_goes_on(dtype):
+    config = tiny_sound_config(dtype=dtype, discriminator__start=0)
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
     clips = np.stack([sound(640, seed) for seed in range(8)])
     state = build.build_state(config, networks, optimizers, jax.random.key(0), clips)
