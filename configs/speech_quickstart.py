@@ -15,10 +15,10 @@ from configs import common, recipes
 
 def get_config():
     config = common.get_config()
-    config.steps = 1500
+    config.steps = 1450
     config.batch_size = 16
     config.log_every = 20
-    config.eval_every = 750
+    config.eval_every = 670
     config.checkpoint_every = 300
 
     config.data.source = "speech"
@@ -36,21 +36,23 @@ def get_config():
     config.model.lstm_layers = 1
     config.model.decoder_width = 128
     config.model.decoder_hidden = 384
-    config.model.decoder_depth = 6
+    config.model.decoder_depth = 4
 
     config.quantizer.codebook_size = 1024
     config.quantizer.dim = 64
     config.losses.l1 = 0.0
     config.losses.quantizer = 100.0
-    config.discriminator.share = 0.0625
-    config.discriminator.start = 1450
+    config.discriminator.share = 1 / 32
+    config.discriminator.start = 1340
+    config.discriminator.weight = 1.0
     config.discriminator.periods = (2, 3)
     config.discriminator.resolutions = (512,)
     config.discriminator.band_sizes = (512,)
 
     config.optimizer.kind = "muon"
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 1.2e-2
     config.discriminator.learning_rate = 1e-3
+    config.schedule.discriminator_kind = "constant"  # theirs begins where the networks' has nearly come to 0
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.99
     config.optimizer.ema_decay = 0.98
