@@ -241,6 +241,8 @@ def test_a_stream_answers_before_the_sound_ends(tokenizer):
         stream.push(sound(10))
     with pytest.raises(ValueError, match="block is 0"):
         tokenizer.stream(0)
+    with pytest.raises(ValueError, match="trained at 8000: resample it"):
+        tokenizer.stream(sample_rate=16_000)
     with pytest.raises(ValueError, match="finite floats"):
         tokenizer.stream().push(np.array([np.nan], np.float32))
 
