@@ -10,10 +10,13 @@ from benchmarks.timing import markdown_table
 from simvq_jax.health import TOKENS_A_CODE
 from simvq_jax.quantize.base import USAGE_WINDOW
 
-COST = Path("benchmarks/results/recipe_cost_cpu.json")
+COSTS = {  # device -> what benchmarks.recipe_cost wrote there, and how much longer a step may take
+    "CPU": (Path("benchmarks/results/recipe_cost_cpu.json"), 0.15),
+    "GPU": (Path("benchmarks/results/recipe_cost_gpu.json"), 0.05),
+}
 IN_USE = {1024: 0.99, 8192: 0.99, 65_536: 0.95}  # K -> least share over a window of training tokens
 HELD_OUT = {8192: 0.85}
-VANILLA, STAGE, TIMES, COST_MOST = 0.15, 0.9, 5.0, 1.15
+VANILLA, STAGE, TIMES = 0.15, 0.9, 5.0
 Run = dict[str, Any]
 
 
@@ -75,17 +78,14 @@ def _at_least(what: str, shares: list[float], least: float) -> Iterable[Aim]:
 
 
 def _recovered(runs: list[Run], areas: dict[str, float]) -> Iterable[Aim]:
-    ours = [in_training(run) for run in runs if run["kind"] == "simvq" and run["run"].rpartition("_")[0] == "simvq"]
+    ours = [in_training(run) for run in runs if run["run"].rpartition("_")[0] == "simvq"]
     if ours:
-        yield Aim("in use from any starting scale", "all", f"{min(ours):.1%} at least", _yes(min(ours) >= 0.99))
+        yield Aim("in use from any starting scale", "all", f"{min(ours):.1%} at least", _yes(min(ours) == 1))
     for other in ("simvq_plain", "simvq_paper"):
         if {"simvq", other} <= areas.keys():
             times = areas["simvq"] / areas[other]
-            most = 100 / areas[other]
-            yield Aim(
-                f"UR-AUC over that of {other}", f"{TIMES:g} times", f"{times:.1f} times, of {most:.1f} possible",
-                _yes(times >= TIMES),
-            )  # fmt: skip
+            measured = f"{times:.1f} times, of {100 / areas[other]:.1f} possible"
+            yield Aim(f"UR-AUC over that of {other}", f"{TIMES:g} times", measured, _yes(times >= TIMES))
 
 
 def _stages(runs: list[Run]) -> Iterable[Aim]:
@@ -97,12 +97,13 @@ def _stages(runs: list[Run]) -> Iterable[Aim]:
 
 
 def _cost() -> Iterable[Aim]:
-    if COST.is_file():
-        found = json.loads(COST.read_text(encoding="utf-8"))["ours_over_paper"]
-        ratio = found["of_medians"]
-        measured = f"{ratio - 1:+.1%} (rounds from {found['lowest'] - 1:+.0%} to {found['highest'] - 1:+.0%})"
-        yield Aim("time of a CPU step, K = 65,536", f"{COST_MOST - 1:+.0%} at most", measured, _yes(ratio <= COST_MOST))
-        yield Aim("time of a GPU step, K = 65,536", "+5% at most", "not measured", "unknown")
+    for device, (file, most) in COSTS.items():
+        measured, met = "not measured", "unknown"
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))["ours_over_paper"]
+            more, lowest, highest = (found[name] - 1 for name in ("of_medians", "lowest", "highest"))
+            measured, met = f"{more:+.1%} (rounds from {lowest:+.0%} to {highest:+.0%})", _yes(more <= most)
+        yield Aim(f"time of a {device} step, K = 65,536", f"{most:+.0%} at most", measured, met)
 
 
 def _yes(met: bool) -> str:

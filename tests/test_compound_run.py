@@ -59,6 +59,7 @@ def test_stages_are_built_of_the_kind_named():
     [
         ({"compound": "product"}, "quantizer.stages is 3 but does not divide quantizer.dim = 4"),
         ({"compound": "sum"}, "quantizer.compound is 'sum' but must be one of residual, product"),
+        ({"estimator": "rotation"}, "quantizer.estimator is 'rotation' but the gradient passes straight through"),
         ({"basis_seed": 7}, "quantizer.basis_seed 7 and basis_file '', but stages of one seed or file"),
         ({"basis_file": "a.npy"}, "basis_file 'a.npy', but stages of one seed or file"),
         ({"stages": 2, "compound": "product", "dropout": 0.1}, "quantizer.dropout is 0.1 but parts of a token"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import common
+from configs import common, speech_quickstart
 from simvq_jax import build
 from simvq_jax.cli import flatten
 from simvq_jax.losses.objectives import SoundObjective
@@ -130,3 +130,12 @@ def test_the_recommended_recipe_is_the_default(file):
     config = config_of(FOLDER / f"{file}.py", None)
     assert config.quantizer.codebook_loss == "region" and config.quantizer.start_scale == 1
     assert config.optimizer.transform_learning_rate > config.optimizer.learning_rate
+
+
+def test_the_discriminator_may_have_a_schedule_of_its_own():
+    config = speech_quickstart.get_config()
+    rates = {}
+    for kind in ("as_networks", "constant"):
+        config.schedule.discriminator_kind = kind
+        rates[kind] = float(build.build_schedules(config)["discriminator_learning_rate"](config.steps))
+    assert rates["as_networks"] == 0 and abs(rates["constant"] / config.discriminator.learning_rate - 1) < 1e-6

@@ -96,7 +96,7 @@ def test_a_batch_with_a_nan_is_skipped_and_training_goes_on(dtype):
         ("data__clip_seconds", 0.05, "400 samples, but losses and discriminators look at spectra of 1024"),
         ("discriminator__adaptive", True, "discriminator.adaptive is True"),
         ("losses__mel", 0.0, "losses.mel and losses.multiscale_mel are 0"),
-        ("discriminator__periods", (), r"discriminator.periods is \(\) but must be one whole number"),
+        ("discriminator__periods", (), r"discriminator.periods is \(\) but must be 1 or more whole numbers"),
         ("discriminator__resolutions", (0,), r"discriminator.resolutions is \(0,\) but must be"),
         ("discriminator__share", 0.0, "discriminator.share is 0.0 but must be above 0"),
         ("data__max_seconds", 0.0, "data.max_seconds is 0.0 but must be above 0"),

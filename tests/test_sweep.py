@@ -151,3 +151,9 @@ def test_what_is_left_is_given_to_a_launcher(experiment, tmp_path, trained_run, 
         "--config.data.crop_scale=(0.2,1.0)",
     ]
     assert "large" not in (tmp_path / "runs/table.md").read_text()  # it is not finished, only started
+
+
+def test_a_text_of_a_change_keeps_its_spaces_and_a_tuple_has_none():
+    run = sweep.Run("a", {"quantizer.basis_file": "/my files/a.npy", "data.crop_scale": (0.2, 1.0)})
+    _, _, *changes = sweep.training_flags(run, "b.py", Path("c"))
+    assert changes == ["--config.quantizer.basis_file=/my files/a.npy", "--config.data.crop_scale=(0.2,1.0)"]

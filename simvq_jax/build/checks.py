@@ -103,7 +103,9 @@ def _check_sound(config) -> None:
 def _check_sound_discriminators(discriminator) -> None:
     if not discriminator.share > 0:
         raise ValueError(f"discriminator.share is {discriminator.share} but must be above 0.")
-    for key in ("periods", "resolutions", "band_sizes"):
+    for key, fewest in (("periods", 1), ("resolutions", 1), ("band_sizes", 0)):
         numbers = discriminator[key]
-        if not numbers or min(numbers) < 1:
-            raise ValueError(f"discriminator.{key} is {numbers} but must be one whole number of at least 1, or more.")
+        if len(numbers) < fewest or min(numbers, default=1) < 1:
+            raise ValueError(
+                f"discriminator.{key} is {numbers} but must be {fewest} or more whole numbers, each of at least 1."
+            )
