@@ -15,9 +15,10 @@ from simvq_jax.quantize import SimVQ
 CODEBOOK = "quantize.embedding.weight"
 
 
-def official_autoencoder() -> SoundAutoencoder:
-    """The small tokenizer of B_audio_small_keys.json."""
-    return SoundAutoencoder(SEANetEncoder(width=8, latent_channels=32), SimVQ(256, 32), VocosDecoder(64, 160, 3))
+def official_autoencoder(**fields) -> SoundAutoencoder:
+    """The small tokenizer of B_audio_small_keys.json; fields: of the decoder."""
+    decoder = VocosDecoder(64, 160, 3, **fields)
+    return SoundAutoencoder(SEANetEncoder(width=8, latent_channels=32), SimVQ(256, 32), decoder)
 
 
 def official_links(part: str) -> list[Link]:

@@ -27,18 +27,16 @@ from reference_pictures import (
     official_variables,
     quick_jit,
 )
+from reference_steps import OFFICIAL_EMA_DECAY, new_state, official_optimizers
 
 from simvq_jax.losses.objectives import ImageObjective
 from simvq_jax.losses.perceptual import lpips_linear_params
 from simvq_jax.models.pretrained.vgg import vgg16_params
 from simvq_jax.models.tokenizer import Autoencoder, Tokenized
 from simvq_jax.official import Trees
-from simvq_jax.optim import discriminator_optimizer, generator_optimizer
-from simvq_jax.quantize.base import NEVER
-from simvq_jax.state import Player, TrainState
+from simvq_jax.state import TrainState
 from simvq_jax.step import LossWeights, Networks, Optimizers, make_train_step
 
-OFFICIAL_EMA_DECAY = float(np.float32(0.999))  # its factor is float32(1) - float32(.999), not 1e-3
 OBJECTIVE = ImageObjective(l1=1.0, l2=0.0, lpips=0.0)
 WEIGHTS = LossWeights(quantizer=1.0, adversarial=0.1)
 RUN = "discgrad_cleared"
@@ -47,24 +45,6 @@ RUN = "discgrad_cleared"
 @pytest.fixture(scope="module")
 def described(fixtures: Path) -> dict:
     return json.loads((fixtures / "A_image_small_keys.json").read_text())
-
-
-def new_state(weights: Trees, ema, optimizers: Optimizers, codebook_size: int, step: int = 0) -> TrainState:
-    """A state at `step` with the given weights and everything else as at the start."""
-    zero = jnp.zeros((), jnp.int32)
-    age = jnp.full((codebook_size,), NEVER, jnp.int32)
-    stats = {"age": age, "usage": jnp.zeros((codebook_size,)), "spread_ratio": jnp.ones(())}
-    return TrainState(
-        step=jnp.int32(step),
-        generator=Player(weights.params, optimizers.generator.init(weights.params)),
-        discriminator=Player(weights.discriminator, optimizers.discriminator.init(weights.discriminator)),
-        ema=ema,
-        codebook=weights.codebook,
-        codebook_stats={"quantizer": stats},
-        lecam={"real": jnp.zeros(()), "fake": jnp.zeros(())},
-        skipped=zero,
-        skipped_in_a_row=zero,
-    )
 
 
 def nudged(weights: Trees, channel: int, by: float) -> Trees:
@@ -96,9 +76,7 @@ def run(described: dict, training: dict) -> Run:
     three steps, between the official code in float32 and in float64 as well): see `nudged`.
     """
     networks = Networks(official_autoencoder(described), official_discriminator(described))
-    adam = {"b1": 0.5, "b2": 0.9, "clip_norm": 0.0}
-    rate = optax.constant_schedule(1e-4)
-    optimizers = Optimizers(generator_optimizer(rate, rate, **adam), discriminator_optimizer(rate, **adam))
+    optimizers = official_optimizers()
     step = quick_jit(make_train_step(networks, optimizers, OBJECTIVE, WEIGHTS, seed=0, ema_decay=OFFICIAL_EMA_DECAY))
     weights = nudged(official_variables(described, "A.main"), 8, 1e-6)
     ema = official_variables(described, "A.ema").params

@@ -14,9 +14,9 @@ def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
     vit = {f"model.{key}": photos_vit.get_config().model[key] for key in ("kind", "patch", "width", "depth", "heads")}
     add("vit_simvq", vit)
-    add("vit_simvq_paper", {**vit, **base.changes(recipes.paper, size)})
+    add("vit_simvq_paper", {**vit, **base.changes(recipes.paper, get_config(size))})
     add("vit_vq", {**vit, "quantizer.kind": "vq"})
     add("cnn_simvq", {})
     stages = {"quantizer.codebook_size": 1024, "quantizer.stages": 4}
     add("residual_simvq", stages)
-    add("residual_simvq_paper", {**stages, **base.changes(recipes.paper, size)})
+    add("residual_simvq_paper", {**stages, **base.changes(recipes.paper, get_config(size))})

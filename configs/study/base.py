@@ -5,6 +5,8 @@ minutes beside other work (2026-11-26). full: 3,000 steps of 256 crops, a networ
 a GPU.
 """
 
+import copy
+
 from configs import quickstart
 
 CODEBOOK_SIZES = {"reduced": (1024, 8192), "full": (1024, 8192, 65_536, 262_144)}
@@ -32,10 +34,11 @@ def get_config(size: str = "reduced"):
     return config
 
 
-def changes(recipe, size: str) -> dict:
-    """What a function of recipes.py changes."""
-    ours, theirs = _flat(get_config(size)), get_config(size)
+def changes(recipe, config) -> dict:
+    """What a function of recipes.py changes in a config."""
+    theirs = copy.deepcopy(config)
     recipe(theirs)
+    ours = _flat(config)
     return {key: value for key, value in _flat(theirs).items() if value != ours[key]}
 
 

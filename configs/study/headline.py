@@ -1,4 +1,5 @@
-"""Study: the quickstart at full length by codebook size, this project's recipe and vanilla VQ.
+"""Study: the quickstart at full length by codebook size, with this project's recipe, the paper's, vanilla VQ, and VQ
+with k-means and restarts, the best rival.
 
     python launch/sweep.py --config=configs/study/headline.py --workdir=runs/study/headline
 or  python -m simvq_jax.train --config=configs/study/headline.py --workdir=runs/study/one
@@ -6,7 +7,9 @@ or  python -m simvq_jax.train --config=configs/study/headline.py --workdir=runs/
 d = 128, and steps enough for a window of 20 tokens a code at the largest K.
 """
 
-from configs import quickstart
+from configs import quickstart, recipes
+from configs.study import base
+from configs.study.methods import METHODS
 
 SIZES = (1024, 8192, 65_536)
 SEEDS = (0, 1, 2)
@@ -21,7 +24,11 @@ def get_config():
 
 def sweep(add):
     """`add(name, changes)` for each run."""
+    rival = {f"quantizer.{key}": value for key, value in METHODS["vq_kmeans_restart"].items()}
     for k in SIZES:
+        size = {"quantizer.codebook_size": k}
         for seed in SEEDS:
-            add(f"simvq_{k}_seed{seed}", {"quantizer.codebook_size": k, "seed": seed})
-        add(f"vq_{k}_seed0", {"quantizer.codebook_size": k, "quantizer.kind": "vq"})
+            add(f"simvq_{k}_seed{seed}", {**size, "seed": seed})
+            add(f"vq_{k}_seed{seed}", {**size, "quantizer.kind": "vq", "seed": seed})
+        add(f"vq_kmeans_restart_{k}_seed0", {**size, **rival, "seed": 0})
+        add(f"simvq_paper_{k}_seed0", {**size, **base.changes(recipes.paper, get_config()), "seed": 0})

@@ -33,7 +33,7 @@ get_config = base.get_config
 def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
     for k in base.CODEBOOK_SIZES[size]:
-        plain, paper = base.changes(recipes.plain, size), base.changes(recipes.paper, size)
+        plain, paper = (base.changes(recipe, get_config(size)) for recipe in (recipes.plain, recipes.paper))
         for name, changes in {**_methods(k), "simvq_plain": plain, "simvq_paper": paper}.items():
             for seed in SEEDS[size] if name in HEADLINE else SEEDS[size][:1]:
                 add(f"{name}_{k}_seed{seed}", {"quantizer.codebook_size": k, "seed": seed, **changes})

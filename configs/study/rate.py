@@ -15,7 +15,7 @@ get_config = base.get_config
 
 def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
-    plain = base.changes(recipes.plain, size)
+    plain = base.changes(recipes.plain, get_config(size))
     plain.pop("optimizer.transform_learning_rate")
     for rate in RATES[size]:
         add(f"constant_{rate:g}", {"optimizer.transform_learning_rate": rate})

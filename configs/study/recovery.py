@@ -21,8 +21,8 @@ def sweep(add, size: str = "reduced"):
     one_rate = networks | {"optimizer.transform_learning_rate": RATE}
     recipes_by_name = {
         "simvq": networks,
-        "simvq_plain": base.changes(recipes.plain, size) | one_rate,
-        "simvq_paper": base.changes(recipes.paper, size) | one_rate,
+        "simvq_plain": base.changes(recipes.plain, get_config(size)) | one_rate,
+        "simvq_paper": base.changes(recipes.paper, get_config(size)) | one_rate,
     }
     for scale in SCALES:
         for name, changes in recipes_by_name.items():

@@ -4,7 +4,7 @@
 
 Needs the library espeak-ng (`apt install espeak-ng`, or `pip install espeakng-loader`) and soundfile. Writes
 OUT/{train,held_out_sentences,held_out_voices}/VOICE_NUMBER.flac, mono, at espeak's 22,050 samples a second, and
-OUT/sentences.json, file -> text. No sentence of one folder is in another. The package's own are 3 minutes. Sentences
+OUT/sentences.json, file -> text. No sentence of one folder is in another. The package's own are 3.6 minutes. Sentences
 and manner are the same for the same seed; some voices have breath, which is drawn anew.
 """
 
@@ -24,7 +24,7 @@ from simvq_jax.data.sentences import sentences
 VOICES = ("en+f2", "en+m3", "en-us+f4", "en-us+m7", "en-gb-scotland+f3", "en-gb-x-rp+m1", "en-us+f5", "en+m8")
 HELD_OUT_VOICES = ("en-us+m5", "en-gb-scotland+f1")
 # Voices, and share of all minutes.
-FOLDERS = {"train": (VOICES, 0.7), "held_out_sentences": (VOICES, 0.15), "held_out_voices": (HELD_OUT_VOICES, 0.15)}
+FOLDERS = {"train": (VOICES, 0.75), "held_out_sentences": (VOICES, 0.125), "held_out_voices": (HELD_OUT_VOICES, 0.125)}
 PEAK = 0.7  # of every file
 _SYNCHRONOUS, _RATE, _PITCH, _UTF8 = 2, 1, 3, 1  # espeak's numbers
 
@@ -123,7 +123,7 @@ def main(out: str, minutes: float, seed: int) -> None:
     print(f"{len(texts)} sentences in {out}")
 
 
-DEFAULTS: dict[str, Any] = {"out": cli.REQUIRED, "minutes": 3.0, "seed": 0}
+DEFAULTS: dict[str, Any] = {"out": cli.REQUIRED, "minutes": 3.6, "seed": 0}
 HELP = {"out": "folder to write", "minutes": "of speech in all", "seed": "of sentences and manner"}
 
 if __name__ == "__main__":
