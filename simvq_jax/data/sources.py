@@ -149,7 +149,7 @@ class SpeechSource(FolderSource):
 
 
 class BundledSpeech(SpeechSource):
-    """The few minutes of speech that the package carries, decoded once and kept in memory: 18 MB at 24 kHz.
+    """The few minutes of speech that the package carries, decoded once and kept in memory: 21 MB at 24 kHz.
 
     Args:
       split: "train", "eval" or "all".
