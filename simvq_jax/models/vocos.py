@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from simvq_jax import dsp
 from simvq_jax.models.conv1d import clear, counted
-from simvq_jax.models.layers import TORCH_KERNEL, group_norm
+from simvq_jax.models.layers import TORCH_KERNEL, gelu, group_norm
 
 NARROW = nn.initializers.normal(0.02)  # the official one is cut off at 2, a hundred deviations away
 LARGEST = 100.0  # magnitude that the head may give
@@ -32,7 +32,7 @@ class Block(nn.Module):
         width = x.shape[-1]
         y = DepthwiseConv(7, self.dtype, name="depthwise")(x)
         y = layer_norm(self.dtype, "norm")(y)
-        y = nn.gelu(dense(self.hidden, self.dtype, "mlp_in", NARROW)(y), approximate=False)
+        y = gelu(dense(self.hidden, self.dtype, "mlp_in", NARROW)(y))
         y = dense(width, self.dtype, "mlp_out", NARROW)(y)
         gamma = self.param("gamma", nn.initializers.constant(self.gamma), (width,))
         return clear(x + y * gamma.astype(y.dtype)[None, None], lengths)

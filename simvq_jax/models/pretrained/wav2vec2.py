@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from simvq_jax.dsp import before
+from simvq_jax.models.layers import gelu
 from simvq_jax.models.pretrained.weights import select_weights
 
 LAYERS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # size and stride of the convolutions
@@ -97,10 +98,6 @@ class Layer(nn.Module):
         x = layer_norm("attention_norm")(x + nn.DenseGeneral(width, axis=(-2, -1), name="out")(mixed))
         y = nn.Dense(width, name="mlp_out")(gelu(nn.Dense(self.hidden, name="mlp_in")(x)))
         return layer_norm("mlp_norm")(x + y)
-
-
-def gelu(x):
-    return nn.gelu(x, approximate=False)
 
 
 def layer_norm(name: str):
