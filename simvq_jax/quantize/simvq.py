@@ -6,10 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from simvq_jax.quantize import region
 from simvq_jax.quantize.base import Affine, Quantized, count_codes, mean_and_variance, mean_square
 from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features
 from simvq_jax.quantize.nearest import NearestCode, apply_transform
-from simvq_jax.search import codebook_shards, nearest_allowed_code, take_codes
+from simvq_jax.search import nearest_allowed_code, take_codes
 
 START_TOKENS = 4096  # enough for their mean and spread
 SPREAD_CODES = 4096  # likewise
@@ -42,7 +43,8 @@ class SimVQ(NearestCode):
         codebook_loss: "token", the paper's mean over tokens, or "region" (see `_region_loss`), which also pulls
             codes that are out of use. In training it needs `rngs={"quantizer": key}`.
         activity_share: a code is out of use if its usage is under this share of the mean over codes.
-        region_sources: tokens a step, at most, that codes out of use are pulled to.
+        region_sources: tokens a step, at most, that codes out of use are pulled to, and codes that are pulled to the
+            nearest of them.
 
     `codebook_stats` also has `spread_ratio` (), how many times as far as the last step's tokens the codes were spread,
     which `optim.limit_spread` keeps in bounds.
@@ -174,56 +176,60 @@ class SimVQ(NearestCode):
         return super().codebook_loss_value(tokens, q, indices, weight, counts, train)
 
     def _region_loss(self, tokens, q, indices, weight, counts):
-        """Mean over targets of ||q_k - target||^2 / d (after StableVQ, 2609.26774).
+        """Mean over pulls of ||q_k - target||^2 / d (after StableVQ, 2609.26774). There are three:
 
-        A selected code's target is the mean of its tokens. Sampled tokens, and so regions in proportion to their
-        tokens, each lend themselves as target to the nearest code out of use, of REGION_CODES of those, drawn anew. A
-        code that is hardly used, yet selected in this step, may have both targets.
-        ||q - mean||^2 differs from the mean of ||q - token||^2 by the tokens' variance, which has no gradient,
-        so weighting each token by 1 / count gives the same gradient without forming the K x d means.
+        A selected code's target is the mean of its tokens. ||q - mean||^2 differs from the mean of ||q - token||^2
+        by the tokens' variance, which has no gradient, so weighting each token by 1 / count gives the same gradient
+        without forming the K x d means.
+
+        Sampled tokens, and so regions in proportion to their tokens, each lend themselves as target to the nearest
+        code out of use, of REGION_CODES of those, drawn anew. A code that is hardly used, yet selected in this step,
+        may have both targets.
+
+        That leaves alone the codes that no token is nearest to, far from all of them. So codes out of use, as many as
+        there are sampled tokens and drawn anew too, have their nearest sampled token as target.
         """
         flat = tokens.reshape(-1, self.dim)
         flat_q, flat_index, flat_weight = q.reshape(flat.shape), indices.reshape(-1), weight.reshape(-1)
-        share = flat_weight / jnp.maximum(counts[flat_index], 1.0)
-        pulled = jnp.sum(share * jnp.sum((flat - flat_q) ** 2, axis=-1)) / self.dim
-        targets = jnp.sum(counts > 0)
-
-        sources, source_weight = self._sample_sources(flat, flat_weight)
-        idle, is_idle = self._idle_codes()
-        # A small codebook is searched where it lies, not gathered.
-        rows = self._rows() if self.codebook_size <= REGION_CODES else take_codes(self._rows(), idle)
-        rows = self._features(rows)
-        nearest, _ = nearest_allowed_code(sources, rows, is_idle, self.transform.weights())
-        source_weight, nearest = source_weight * is_idle[nearest], idle[nearest]
-        source_counts = count_codes(nearest, source_weight, self.codebook_size)
-        source_share = source_weight / jnp.maximum(source_counts[nearest], 1.0)
-        gap = sources - self.lookup(nearest)
-        pulled += jnp.sum(source_share * jnp.sum(gap * gap, axis=-1)) / self.dim
-        targets += jnp.sum(source_counts > 0)
+        sources, source_weight = region.one_of_each_run(self._key(), flat, flat_weight, self.region_sources)
+        pulls = (
+            self._pull(flat_q, flat, flat_index, flat_weight, counts),
+            self._pull_nearest_idle(sources, source_weight),
+            self._pull_to_nearest_source(sources, source_weight),
+        )
+        pulled, targets = (sum(values) for values in zip(*pulls, strict=True))
         return pulled / jnp.maximum(targets, 1)
 
-    def _idle_codes(self):
-        """Up to REGION_CODES codes out of use, from a random one on: int32 (n,), and which of them are: bool (n,)."""
-        usage, k = self.usage.value, self.codebook_size
-        unused = usage < self.activity_share * jnp.mean(usage)
-        if k <= REGION_CODES:
-            return jnp.arange(k, dtype=jnp.int32), unused
-        size = REGION_CODES // codebook_shards() * codebook_shards()
-        total, before = jnp.sum(unused, dtype=jnp.int32), jnp.cumsum(unused, dtype=jnp.int32) - unused
-        first = before[jax.random.randint(self.make_rng("quantizer"), (), 0, k)]
-        place = jnp.where(unused, (before - first) % jnp.maximum(total, 1), size)
-        idle = jnp.zeros((size,), jnp.int32).at[place].set(jnp.arange(k, dtype=jnp.int32), mode="drop")
-        return idle, jnp.arange(size) < total
+    def _pull(self, codes, targets, indices, weight, counts):
+        """Sum over selected codes of the mean of ||code - target||^2 / d: (), and how many are selected: ().
 
-    def _sample_sources(self, flat, weight):
-        """One random token of each of up to `region_sources` equal runs: (S, d), (S,).
-
-        Runs rather than free draws: a token is read on the device that holds it.
+        codes, targets: (N, d); indices, weight: (N,); counts: (K,), of the indices by weight.
         """
-        run = max(-(-flat.shape[0] // self.region_sources), 1)
-        short = -flat.shape[0] % run  # the last run is filled up with tokens that do not count
-        flat, weight = jnp.pad(flat, ((0, short), (0, 0))), jnp.pad(weight, (0, short))
-        runs = flat.shape[0] // run
-        pick = jax.random.randint(self.make_rng("quantizer"), (runs, 1), 0, run)
-        sources = jnp.take_along_axis(flat.reshape(runs, run, -1), pick[..., None], axis=1)[:, 0]
-        return sources, jnp.take_along_axis(weight.reshape(runs, run), pick, axis=1)[:, 0]
+        share = weight / jnp.maximum(counts[indices], 1.0)
+        return jnp.sum(share * jnp.sum((targets - codes) ** 2, axis=-1)) / self.dim, jnp.sum(counts > 0)
+
+    def _pull_nearest_idle(self, sources, weight):
+        """Of codes out of use, those that are nearest to sampled tokens, to these."""
+        idle, is_idle = self._idle_codes(REGION_CODES)
+        # A small codebook is searched where it lies, not gathered.
+        rows = self._rows() if self.codebook_size <= REGION_CODES else take_codes(self._rows(), idle)
+        nearest, _ = nearest_allowed_code(sources, self._features(rows), is_idle, self.transform.weights())
+        weight, nearest = weight * is_idle[nearest], idle[nearest]
+        counts = count_codes(nearest, weight, self.codebook_size)
+        return self._pull(self.lookup(nearest), sources, nearest, weight, counts)
+
+    def _pull_to_nearest_source(self, sources, weight):
+        """Some codes out of use, each to the sampled token that is nearest to it."""
+        idle, is_idle = self._idle_codes(self.region_sources)
+        codes = self.lookup(idle)
+        gap = region.nearest_source(codes, sources, weight) - codes
+        pulled = is_idle & jnp.any(weight > 0)
+        return jnp.sum(pulled * jnp.sum(gap * gap, axis=-1)) / self.dim, jnp.sum(pulled)
+
+    def _idle_codes(self, size: int):
+        """Up to `size` codes out of use, as `region.idle_codes` draws them."""
+        unused = self.usage.value < self.activity_share * jnp.mean(self.usage.value)
+        return region.idle_codes(self._key(), unused, size)
+
+    def _key(self):
+        return self.make_rng("quantizer")

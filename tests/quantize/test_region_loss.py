@@ -10,7 +10,7 @@ import optax
 import pytest
 from small_simvq import D, apply, make, tokens, trained, with_params
 
-from simvq_jax.quantize import SimVQ, simvq
+from simvq_jax.quantize import SimVQ, region
 
 
 @pytest.fixture
@@ -50,8 +50,9 @@ def test_region_loss_is_the_token_loss_where_codes_have_equally_many_tokens(ever
     np.testing.assert_allclose(region, apply(module, variables, z).losses["codebook"], rtol=1e-4)
 
 
-def test_an_unused_code_is_pulled_to_the_token_that_lends_itself():
-    """Two codes on a line: one takes every token, the other is out of use and pulled to the tokens' mean."""
+def test_an_unused_code_is_pulled_to_the_tokens_that_lend_themselves_and_to_the_nearest():
+    """Two codes on a line: one takes every token; the other is out of use, and both tokens are nearest to no other
+    such code, so it is pulled to their mean, and then to the nearer one."""
     module = SimVQ(2, 1, codebook_loss="region", region_sources=8)
     variables = {
         "params": {"transform": {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}},
@@ -60,8 +61,8 @@ def test_an_unused_code_is_pulled_to_the_token_that_lends_itself():
     }
     z = jnp.array([[1.0], [2.0]])
     out, _ = trained(module, variables, z)
-    selected, unused = (1 + 4) / 2, (81 + 64) / 2
-    np.testing.assert_allclose(out.losses["codebook"], (selected + unused) / 2, rtol=1e-6)
+    selected, unused, nearer = (1 + 4) / 2, (81 + 64) / 2, 64
+    np.testing.assert_allclose(out.losses["codebook"], (selected + unused + nearer) / 3, rtol=1e-6)
     np.testing.assert_allclose(out.losses["commitment"], 2.5, rtol=1e-6)
 
 
@@ -142,16 +143,27 @@ def test_the_codebook_is_not_formed_for_it():
     assert program.memory_analysis().temp_size_in_bytes < 256 * 2**20
 
 
+def test_a_far_code_is_pulled_to_the_nearest_token_though_no_token_is_nearest_to_it():
+    """By hand: the pulls of a code beyond another that is out of use too. Tokens that do not count pull nothing."""
+    module = SimVQ(3, 1, codebook_loss="region", region_sources=8)
+    variables = {
+        "params": {"transform": {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}},
+        "codebook": {"basis": jnp.array([[0.0], [10.0], [20.0]])},
+        "codebook_stats": {"age": jnp.array([0, 100, 100]), "usage": jnp.array([9.0, 0, 0])},
+    }
+    z, mask = jnp.array([[1.0], [2.0], [15.0]]), jnp.array([True, True, False])
+    out, _ = trained(module, variables, z, mask=mask)
+    selected, nearest_idle, to_nearest = (1 + 4) / 2, (81 + 64) / 2, (64, 18**2)
+    np.testing.assert_allclose(out.losses["codebook"], (selected + nearest_idle + sum(to_nearest)) / 4, rtol=1e-6)
+
+
 @pytest.mark.parametrize("unused", [[], [3], [0, 19], list(range(5, 17)), list(range(19))])
-def test_a_step_pulls_a_random_few_of_many_codes_out_of_use(monkeypatch, unused):
+def test_a_step_pulls_a_random_few_of_many_codes_out_of_use(unused):
     """Every one of them where they are few; each in turn over many steps; never one that is in use."""
-    monkeypatch.setattr(simvq, "REGION_CODES", 6)
-    module, variables = make(codebook_loss="region")
-    stats = {**variables["codebook_stats"], "usage": jnp.ones(20).at[jnp.array(unused, int)].set(0)}
-    bound = module.bind({**variables, "codebook_stats": stats}, rngs={"quantizer": jax.random.key(0)}, mutable=True)
+    out_of_use = jnp.zeros(20, bool).at[jnp.array(unused, int)].set(True)
     seen = []
-    for _ in range(40):
-        idle, is_idle = (np.asarray(a) for a in bound._idle_codes())
+    for key in jax.random.split(jax.random.key(0), 40):
+        idle, is_idle = (np.asarray(a) for a in region.idle_codes(key, out_of_use, 6))
         assert idle.shape == is_idle.shape == (6,)
         drawn = idle[is_idle].tolist()
         assert len(set(drawn)) == len(drawn) == min(len(unused), 6)
