@@ -89,11 +89,12 @@ def _recovered(runs: list[Run], areas: dict[str, float]) -> Iterable[Aim]:
 
 
 def _stages(runs: list[Run]) -> Iterable[Aim]:
-    for run in runs:
-        shares = [value for name, value in run["figures"].items() if name.startswith("eval/codebook_utilization_stage")]
-        if run["run"] == "residual_simvq" and shares:
-            listed = ", ".join(f"{share:.1%}" for share in shares)
-            yield Aim("in use, held out, every residual stage", f"over {STAGE:.0%}", listed, _yes(min(shares) > STAGE))
+    for figures in (run["figures"] for run in runs if run["run"] == "residual_simvq"):
+        asked, least = f"over {STAGE:.0%}", figures["train/codebook_utilization_least"]
+        yield Aim("in use, training, the worst residual stage", asked, f"{least:.1%}", _yes(least > STAGE))
+        shares = [value for name, value in figures.items() if name.startswith("eval/codebook_utilization_stage")]
+        listed = ", ".join(f"{share:.1%}" for share in shares)
+        yield Aim("in use, held out, every residual stage", asked, listed, _yes(min(shares) > STAGE))
 
 
 def _cost() -> Iterable[Aim]:

@@ -1,6 +1,6 @@
 """docs/RESULTS.md and its pictures, made from the committed results of the studies: `python -m benchmarks.results`.
 
-Reads benchmarks/results/study/STUDY/RUN.json (see record.py). Running it again changes nothing.
+Reads benchmarks/results/study/STUDY/RUN.json (see record.py), a "remark" in it too. Running it again changes nothing.
 """
 
 import itertools
@@ -220,7 +220,13 @@ def section(title: str, study: str, runs: list[Run], *parts: str) -> str:
         f" `{made['command'].rpartition(' --only')[0]}`, {made['machine']['cores']} cores of {made['machine']['cpu']},"
         f" {made['machine']['devices']}, jax {made['versions']['jax']}, {max(run['date'] for run in runs)}."
     )
-    return "\n\n".join([f"## {title}", how, *[part for part in parts if part]])
+    return "\n\n".join([f"## {title}", how, *[part for part in [remarks(runs), *parts] if part]])
+
+
+def remarks(runs: list[Run]) -> str:
+    """What was remarked on some runs, by hand in their files under "remark"; "" where nothing was."""
+    of = grouped([run for run in runs if run.get("remark")], lambda run: (run["remark"],))
+    return " ".join(f"{', '.join(run['run'] for run in same)}: {remark}." for (remark,), same in of.items())
 
 
 def write() -> None:

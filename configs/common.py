@@ -86,7 +86,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.quantizer.hidden = 0  # simvq: width of a hidden layer in the transform; 0 = linear, as in the paper
     config.quantizer.codebook_loss = "token"  # simvq: token | region
     config.quantizer.activity_share = 0.25  # simvq, region: codes used less than this share of the mean are pulled
-    config.quantizer.region_sources = 512  # simvq, region: tokens a step that lend themselves as targets
+    config.quantizer.region_sources = 512  # simvq, region: tokens a step as targets, and codes pulled to them
     config.quantizer.codebook_init = "uniform"  # vq, ema_vq: uniform | normal | kmeans
     config.quantizer.ema_decay = 0.99  # ema_vq: of the codes, running means of their tokens
     config.quantizer.restart_after = 0  # vq, ema_vq: tokens that pass a code by before it is moved; 0 = never

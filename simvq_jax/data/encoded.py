@@ -13,6 +13,7 @@ from simvq_jax.data.kinds import Kind
 from simvq_jax.store import is_remote
 
 Item = dict[str, Any]
+REASONS_TOLD = 3  # of files, where none can be read
 
 
 class Source(Protocol):
@@ -127,4 +128,7 @@ class EncodedSource(abc.ABC):
             item = self.read((index + offset) % count)
             if item is not None:
                 return item
-        raise ValueError(f"No {noun} in {self._name} can be read, of {count}; see the list of skipped files.")
+        told = [f"{key}: {reason}" for key, reason in list(self._skipped.reasons.items())[:REASONS_TOLD]]
+        raise ValueError(
+            f"No {noun} in {self._name} can be read, of {count}: mend them, or give others. {' '.join(told)}"
+        )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from simvq_jax.data.cut_sounds import missing
 from simvq_jax.data.files import Unreadable, file_bytes
 
 EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
@@ -40,6 +41,9 @@ def decode_sound(data: bytes | Path, sample_rate: int, max_seconds: float) -> np
     """
     soundfile, soxr = _codecs()
     encoded = file_bytes(data, UnreadableSound) if isinstance(data, Path) else data
+    lacking = missing(encoded)
+    if lacking:
+        raise UnreadableSound(f"The sound is cut short, for it {lacking}; restore or remove the file.")
     try:
         with soundfile.SoundFile(io.BytesIO(encoded)) as file:
             rate, told = file.samplerate, file.frames

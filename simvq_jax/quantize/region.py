@@ -1,4 +1,4 @@
-"""What the region loss of SimVQ draws anew at every step: tokens as targets, and codes out of use."""
+"""Of the region loss of SimVQ: tokens drawn as targets, codes out of use to be pulled, and which goes to which."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from simvq_jax.search import codebook_shards
 def one_of_each_run(key, tokens, weight, count: int):
     """One random token of each of up to `count` equal runs of tokens (N, d), and its weight: (S, d), (S,).
 
-    Runs rather than free draws: a token is read on the device that holds it.
+    Runs rather than free draws, so that a device draws of the tokens that it holds.
     """
     run = max(-(-tokens.shape[0] // count), 1)
     short = -tokens.shape[0] % run  # the last run is filled up with tokens that do not count
@@ -23,7 +23,8 @@ def one_of_each_run(key, tokens, weight, count: int):
 def idle_codes(key, unused, size: int):
     """Up to `size` codes out of use, from a random one on: int32 (n,), and which of them are: bool (n,).
 
-    unused: bool (K,). A codebook of up to `size` codes is given whole, in order.
+    unused: bool (K,). They are neighbours in the codebook, whose order means nothing where codes are drawn alike. A
+    codebook of up to `size` codes is given whole, in order.
     """
     k = unused.shape[0]
     if k <= size:
@@ -39,8 +40,13 @@ def idle_codes(key, unused, size: int):
 def nearest_source(codes, sources, weight):
     """The source, of those that count, nearest to each code: (n, d), (S, d), (S,) -> (n, d), without a gradient.
 
-    They are few, so their products are formed; which of two that are nearly as close does not matter.
+    They are few, so their products are formed, about the sources' mean, for matrix units may round them; which of two
+    that are nearly as close does not matter. Devices exchange the S sources.
     """
     codes, sources = jax.lax.stop_gradient(codes), jax.lax.stop_gradient(sources)
-    scores = codes @ sources.T - 0.5 * jnp.sum(sources * sources, axis=-1)[None]
-    return sources[jnp.argmax(jnp.where(weight[None] > 0, scores, -jnp.inf), axis=-1)]
+    counts = weight > 0
+    of_counting = jnp.where(counts[:, None], sources, 0.0)
+    centre = jnp.sum(of_counting, axis=0, keepdims=True) / jnp.maximum(jnp.sum(counts), 1)
+    near, about = codes - centre, of_counting - centre
+    scores = near @ about.T - 0.5 * jnp.sum(about * about, axis=-1)[None]
+    return of_counting[jnp.argmax(jnp.where(counts[None], scores, -jnp.inf), axis=-1)]

@@ -26,8 +26,9 @@ class SimVQ(NearestCode):
     Contract and fields as in `NearestCode`, and:
         basis_dim: columns of C; None means `dim`.
         use_bias: whether b exists.
-        hidden: 0 for the paper's linear layer; else the transform is an MLP with one hidden layer (GELU) of this width,
-            Q = gelu(C V + a) W + b with V, a in `params/transform_hidden`; the search forms K x hidden features.
+        hidden: 0 for the paper's linear layer; else the transform is an MLP with one hidden layer of this width,
+            Q = gelu(C V + a) W + b (GELU's form by tanh) with V, a in `params/transform_hidden`; the search forms
+            K x hidden features.
         basis_init: "normal", N(0, 1/basis_dim), or "uniform" with the same variance.
         basis_dtype: "float32" or "bfloat16", in which C then is defined: half the memory, and two thirds of the
             search's time on matrix units.
@@ -183,15 +184,17 @@ class SimVQ(NearestCode):
         without forming the K x d means.
 
         Sampled tokens, and so regions in proportion to their tokens, each lend themselves as target to the nearest
-        code out of use, of REGION_CODES of those, drawn anew. A code that is hardly used, yet selected in this step,
-        may have both targets.
+        code out of use, of REGION_CODES of those, drawn anew.
 
         That leaves alone the codes that no token is nearest to, far from all of them. So codes out of use, as many as
-        there are sampled tokens and drawn anew too, have their nearest sampled token as target.
+        there are sampled tokens and drawn anew too, have their nearest sampled token as target. A code that is hardly
+        used, yet selected in this step, may have all three.
         """
         flat = tokens.reshape(-1, self.dim)
         flat_q, flat_index, flat_weight = q.reshape(flat.shape), indices.reshape(-1), weight.reshape(-1)
-        sources, source_weight = region.one_of_each_run(self._key(), flat, flat_weight, self.region_sources)
+        sources, source_weight = region.one_of_each_run(
+            self.make_rng("quantizer"), flat, flat_weight, self.region_sources
+        )
         pulls = (
             self._pull(flat_q, flat, flat_index, flat_weight, counts),
             self._pull_nearest_idle(sources, source_weight),
@@ -229,7 +232,4 @@ class SimVQ(NearestCode):
     def _idle_codes(self, size: int):
         """Up to `size` codes out of use, as `region.idle_codes` draws them."""
         unused = self.usage.value < self.activity_share * jnp.mean(self.usage.value)
-        return region.idle_codes(self._key(), unused, size)
-
-    def _key(self):
-        return self.make_rng("quantizer")
+        return region.idle_codes(self.make_rng("quantizer"), unused, size)

@@ -73,8 +73,8 @@ def test_silent_clipped_and_one_sample_sounds_are_sounds(rate):
     assert decode(encoded(np.array([0.25]), rate, subtype="FLOAT")).tolist() == [0.25]
 
 
-def truncated_flac() -> bytes:
-    whole = encoded(np.random.default_rng(0).uniform(-0.5, 0.5, 20_000), kind="FLAC")
+def half(kind: str) -> bytes:
+    whole = encoded(np.random.default_rng(0).uniform(-0.5, 0.5, 20_000), kind=kind)
     return whole[: len(whole) // 2]
 
 
@@ -84,6 +84,14 @@ def piped_flac(seconds: float) -> bytes:
     whole[21] &= 0xF0  # the count is 36 bits, behind "fLaC", the block's header and 13 bytes and a half
     whole[22:26] = bytes(4)
     return bytes(whole)
+
+
+@pytest.mark.parametrize("size", [0x7FFFF000, 0xFFFFFFFF])
+def test_a_wav_that_does_not_tell_its_length_is_read_to_its_end(size):
+    whole = bytearray(encoded(sine(0.5), subtype="PCM_16"))
+    place = whole.index(b"data") + 4
+    whole[place : place + 4] = size.to_bytes(4, "little")
+    np.testing.assert_allclose(decode(bytes(whole)), sine(0.5), atol=1e-4)
 
 
 def test_a_flac_that_does_not_tell_its_length_is_read_to_its_end():
@@ -97,7 +105,9 @@ def test_a_flac_that_does_not_tell_its_length_is_read_to_its_end():
         (b"", r"The 0 bytes cannot be decoded: .*"),
         (b"these are words" * 100, r"The 1500 bytes cannot be decoded: .*"),
         (encoded(np.zeros(0)), "The sound has no sample; replace or remove the file"),
-        (truncated_flac(), r"(The sound ends after|The \d+ bytes cannot be decoded).*"),
+        (half("WAV"), r"The sound is cut short, for it has \d+ of 40000 bytes of samples; .*"),
+        (half("OGG"), "The sound is cut short, for it has no last page; .*"),
+        (half("FLAC"), r"(The sound ends after|The \d+ bytes cannot be decoded).*"),
         (encoded(np.array([0.1, np.nan]), subtype="FLOAT"), "The sound has samples that are not finite; .*"),
         (
             encoded(3e38 * sine(), 48_000, subtype="FLOAT"),
@@ -118,6 +128,8 @@ def test_a_flac_that_does_not_tell_its_length_is_read_to_its_end():
         "empty",
         "text",
         "no sample",
+        "half a WAV",
+        "half an Ogg",
         "half a FLAC",
         "NaN",
         "huge",
