@@ -103,7 +103,8 @@ def _cost() -> Iterable[Aim]:
         if file.is_file():
             found = json.loads(file.read_text(encoding="utf-8"))["ours_over_paper"]
             more, lowest, highest = (found[name] - 1 for name in ("of_medians", "lowest", "highest"))
-            measured, met = f"{more:+.1%} (rounds from {lowest:+.0%} to {highest:+.0%})", _yes(more <= most)
+            remark = f", {found['remark']}" if "remark" in found else ""
+            measured, met = f"{more:+.1%} (rounds from {lowest:+.0%} to {highest:+.0%}){remark}", _yes(more <= most)
         yield Aim(f"time of a {device} step, K = 65,536", f"{most:+.0%} at most", measured, met)
 
 
