@@ -1,5 +1,7 @@
 """What the official trainers start from and move by, for our training step."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,6 +13,18 @@ from simvq_jax.state import Player, TrainState
 from simvq_jax.step import Optimizers
 
 OFFICIAL_EMA_DECAY = float(np.float32(0.999))  # its factor is float32(1) - float32(.999), not 1e-3
+
+
+class Run(NamedTuple):
+    """Per step: what our step logs, and every tensor under its official name."""
+
+    logs: list[dict[str, float]]
+    tensors: list[dict[str, np.ndarray]]
+
+
+def ema_name(name: str) -> str:
+    """Of a tensor's average, in an official checkpoint."""
+    return f"model_ema.{name.replace('.', '')}"
 
 
 def official_optimizers() -> Optimizers:

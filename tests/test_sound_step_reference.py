@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from reference_pictures import checks, quick_jit
 from reference_sounds import official_autoencoder, official_links, official_trees
-from reference_steps import OFFICIAL_EMA_DECAY, new_state, official_optimizers
+from reference_steps import OFFICIAL_EMA_DECAY, Run, ema_name, new_state, official_optimizers
 
 from simvq_jax.discriminators.waveform import SoundDiscriminator
 from simvq_jax.losses.objectives import SoundObjective
@@ -35,13 +34,6 @@ LOGGED = {
 }
 
 pytestmark = pytest.mark.slow
-
-
-class Run(NamedTuple):
-    """Per step: what our step logs, and every tensor under its official name."""
-
-    logs: list[dict[str, float]]
-    tensors: list[dict[str, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +64,7 @@ def official_tensors(state: TrainState) -> dict[str, np.ndarray]:
     discriminator = from_trees(Trees({}, {}, state.discriminator.params), official_links("discriminator"))
     links = official_links("params")
     averaged = from_trees(Trees(state.ema, {}, {}), links)
-    ema = {f"model_ema.{name.replace('.', '')}": value for name, value in averaged.items()}
+    ema = {ema_name(name): value for name, value in averaged.items()}
     return discriminator | from_trees(Trees(state.generator.params, {}, {}), links) | ema
 
 

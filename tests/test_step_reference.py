@@ -27,7 +27,7 @@ from reference_pictures import (
     official_variables,
     quick_jit,
 )
-from reference_steps import OFFICIAL_EMA_DECAY, new_state, official_optimizers
+from reference_steps import OFFICIAL_EMA_DECAY, Run, ema_name, new_state, official_optimizers
 
 from simvq_jax.losses.objectives import ImageObjective
 from simvq_jax.losses.perceptual import lpips_linear_params
@@ -52,13 +52,6 @@ def nudged(weights: Trees, channel: int, by: float) -> Trees:
     first = weights.discriminator["conv0"]
     moved = {**first, "bias": first["bias"].at[channel].add(by)}
     return weights._replace(discriminator={**weights.discriminator, "conv0": moved})
-
-
-class Run(NamedTuple):
-    """Per step: the official names of what our step logs, and every tensor under its official name."""
-
-    logs: list[dict[str, float]]
-    tensors: list[dict[str, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +106,6 @@ def official_tensors(described: dict, state: TrainState) -> dict[str, np.ndarray
     now = Trees(state.generator.params, state.codebook, state.discriminator.params)
     averaged = by_official_name(described, Trees(state.ema, {}, {}))
     return by_official_name(described, now) | {ema_name(name): value for name, value in averaged.items()}
-
-
-def ema_name(name: str) -> str:
-    return f"model_ema.{name.replace('.', '')}"
 
 
 def test_logged_figures_are_the_official_ones(training: dict, run: Run) -> None:

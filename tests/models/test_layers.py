@@ -11,7 +11,7 @@ from simvq_jax.models.layers import gelu
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2**-8)])
 def test_gelu_is_exact(dtype, rtol):
-    """In bfloat16 it is rounded once: 1 + erf would be wrong by a tenth at -2 there, and so would the product."""
+    """In bfloat16 it is rounded once: 1 + erf, formed there, would be wrong by up to 4% at -2."""
     x = jnp.linspace(-4, 4, 801).astype(dtype)
     wide = np.asarray(x, np.float64)
     expected = np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in wide])
