@@ -18,6 +18,7 @@ IN_USE = {1024: 0.99, 8192: 0.99, 65_536: 0.95}  # K -> least share over a windo
 HELD_OUT = {8192: 0.85}
 VANILLA, STAGE, TIMES = 0.15, 0.9, 5.0
 Run = dict[str, Any]
+Areas = dict[tuple[int, str], float]
 
 
 class Aim(NamedTuple):
@@ -29,8 +30,8 @@ class Aim(NamedTuple):
     met: str
 
 
-def section(headline: list[Run], recovery: list[Run], architectures: list[Run], areas: dict[str, float]) -> str:
-    """areas: UR-AUC by recipe. "" where nothing was run."""
+def section(headline: list[Run], recovery: list[Run], architectures: list[Run], areas: Areas) -> str:
+    """areas: UR-AUC by codebook size and recipe. "" where nothing was run."""
     found = [*_in_use(headline), *_recovered(recovery, areas), *_stages(architectures), *_cost()]
     if not found:
         return ""
@@ -77,15 +78,17 @@ def _at_least(what: str, shares: list[float], least: float) -> Iterable[Aim]:
     yield Aim(what, f"{least:.0%}", f"{mean:.1%} ({min(shares):.1%} to {max(shares):.1%})", met)
 
 
-def _recovered(runs: list[Run], areas: dict[str, float]) -> Iterable[Aim]:
-    ours = [in_training(run) for run in runs if run["run"].rpartition("_")[0] == "simvq"]
-    if ours:
-        yield Aim("in use from any starting scale", "all", f"{min(ours):.1%} at least", _yes(min(ours) == 1))
-    for other in ("simvq_plain", "simvq_paper"):
-        if {"simvq", other} <= areas.keys():
-            times = areas["simvq"] / areas[other]
-            measured = f"{times:.1f} times, of {100 / areas[other]:.1f} possible"
-            yield Aim(f"UR-AUC over that of {other}", f"{TIMES:g} times", measured, _yes(times >= TIMES))
+def _recovered(runs: list[Run], areas: Areas) -> Iterable[Aim]:
+    for k in sorted({run["codebook_size"] for run in runs}):
+        ours = [in_training(run) for run in runs if run["run"].startswith(f"simvq_{k}_")]
+        if ours:
+            what = f"in use from any starting scale, K = {k:,}"
+            yield Aim(what, "all", f"{min(ours):.1%} at least", _yes(min(ours) == 1))
+        for other in ("simvq_plain", "simvq_paper"):
+            if {(k, "simvq"), (k, other)} <= areas.keys():
+                times = areas[k, "simvq"] / areas[k, other]
+                measured = f"{times:.1f} times, of {100 / areas[k, other]:.1f} possible"
+                yield Aim(f"UR-AUC over that of {other}, K = {k:,}", f"{TIMES:g} times", measured, _yes(times >= TIMES))
 
 
 def _stages(runs: list[Run]) -> Iterable[Aim]:

@@ -19,6 +19,7 @@ from simvq_jax.files import replace_text
 FOLDER, PAGE, PICTURES = Path("benchmarks/results/study"), Path("docs/RESULTS.md"), Path("docs/results")
 NEAR = 0.05  # utilization so many hundredths short of the best is regained
 Run = dict[str, Any]
+Recipes = dict[tuple[int, str], dict[float, Run]]  # (codebook size, recipe) -> starting scale -> run
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("in use, last 20 a code", "train/codebook_utilization_recent", lambda v: f"{v:.1%}"),
     ("in use, last 262,144", "train/codebook_utilization", lambda v: f"{v:.1%}"),
@@ -135,14 +136,13 @@ def plain(study: str, title: str) -> str:
 def recovery() -> str:
     """Study (f): UR-AUC, the mean over wrong starting scales of the mean over steps of the utilization, in percent."""
     runs = read("recovery")
-    scales, by_method = sorted({scale_of(run) for run in runs}), by_scale(runs)
-    areas, rows = areas_of(by_method, len(scales)), []
-    matched = [of_scale[1.0] for of_scale in by_method.values() if 1.0 in of_scale]
-    best = max(matched, key=lambda run: curve(run)["value"][-1], default=None)
-    for method, of_scale in by_method.items():
-        area = f"{areas[method]:.1f}" if method in areas else "-"
-        rows.append([method, area, *[regained(of_scale.get(scale), best) for scale in scales]])
-    header = ["recipe", "UR-AUC", *[f"from {scale:g}" for scale in scales]]
+    scales, recipes = sorted({scale_of(run) for run in runs}), by_recipe(runs)
+    areas, rows = areas_of(recipes), []
+    for (k, name), of_scale in recipes.items():
+        best = best_matched(recipes, k)
+        cells = [regained(of_scale.get(scale), best) for scale in scales]
+        rows.append([f"{k:,}", name, f"{areas[k, name]:.1f}" if (k, name) in areas else "-", *cells])
+    header = ["K", "recipe", "UR-AUC", *[f"from {scale:g}" for scale in scales]]
     text = (
         "Codes start at a multiple of the tokens' scale, centred on them in every recipe, for so a scale is set here. A"
         " cell has the share of codes in use at the end, and the first logged step from which on it was within"
@@ -156,19 +156,27 @@ def scale_of(run: Run) -> float:
     return run["changes"]["quantizer.start_scale"]
 
 
-def by_scale(runs: list[Run]) -> dict[str, dict[float, Run]]:
-    """recipe -> starting scale -> run."""
-    found: dict[str, dict[float, Run]] = {}
-    for run in runs:
-        found.setdefault(run["run"].removesuffix(f"_{scale_of(run):g}"), {})[scale_of(run)] = run
+def by_recipe(runs: list[Run]) -> Recipes:
+    """The runs of each recipe by starting scale."""
+    found: Recipes = {}
+    for run in sorted(runs, key=lambda run: (run["codebook_size"], run["run"])):
+        k = run["codebook_size"]
+        found.setdefault((k, run["run"].removesuffix(f"_{k}_{scale_of(run):g}")), {})[scale_of(run)] = run
     return found
 
 
-def areas_of(by_method: dict[str, dict[float, Run]], scales: int) -> dict[str, float]:
-    """UR-AUC in percent of the recipes that were run from all scales."""
+def best_matched(recipes: Recipes, k: int) -> Run | None:
+    """Of the runs of k codes that started at the tokens' scale, the one that ended with most in use."""
+    matched = [of_scale[1.0] for (size, _), of_scale in recipes.items() if size == k and 1.0 in of_scale]
+    return max(matched, key=lambda run: curve(run)["value"][-1], default=None)
+
+
+def areas_of(recipes: Recipes) -> dict[tuple[int, str], float]:
+    """UR-AUC in percent of the recipes that were run from as many scales as any."""
+    scales = max(map(len, recipes.values()), default=0)
     return {
-        method: 100 * statistics.mean(statistics.mean(curve(run)["value"]) for s, run in of_scale.items() if s != 1)
-        for method, of_scale in by_method.items()
+        recipe: 100 * statistics.mean(statistics.mean(curve(run)["value"]) for s, run in of_scale.items() if s != 1)
+        for recipe, of_scale in recipes.items()
         if len(of_scale) == scales
     }
 
@@ -233,9 +241,8 @@ def write() -> None:
     """The page and its pictures."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     recovered = read("recovery")
-    areas = areas_of(by_scale(recovered), len({scale_of(run) for run in recovered}))
     sections = [
-        aims.section(read("headline"), recovered, read("architectures"), areas),
+        aims.section(read("headline"), recovered, read("architectures"), areas_of(by_recipe(recovered))),
         by_size("headline", "The default recipe"),
         by_size("methods", "Methods and codebook sizes"),
         toy(),

@@ -7,9 +7,12 @@ UR-AUC is the mean over wrong starting scales of the mean over steps of the util
 tokens' own scale tells what could be regained.
 """
 
+import itertools
+
 from configs import recipes
 from configs.study import base
 
+SIZES = (1024, 8192)
 SCALES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 RATE = 1e-3  # of the networks, as in the quickstart: what is looked at is the codes
 get_config = base.get_config
@@ -24,7 +27,7 @@ def sweep(add, size: str = "reduced"):
         "simvq_plain": base.changes(recipes.plain, get_config(size)) | one_rate,
         "simvq_paper": base.changes(recipes.paper, get_config(size)) | one_rate,
     }
-    for scale in SCALES:
+    for k, scale in itertools.product(SIZES, SCALES):
+        start = {"quantizer.codebook_size": k, "quantizer.start_scale": scale}
         for name, changes in recipes_by_name.items():
-            start = {"quantizer.codebook_size": 1024, "quantizer.start_scale": scale}
-            add(f"{name}_{scale:g}", {**changes, **start})
+            add(f"{name}_{k}_{scale:g}", {**changes, **start})
