@@ -4,8 +4,10 @@ import json
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from benchmarks.recovery import areas_of, by_recipe
+from benchmarks.runs import Run, in_training
 from benchmarks.timing import markdown_table
 from simvq_jax.health import TOKENS_A_CODE
 from simvq_jax.quantize.base import USAGE_WINDOW
@@ -17,8 +19,6 @@ COSTS = {  # device -> what benchmarks.recipe_cost wrote there, and how much lon
 IN_USE = {1024: 0.99, 8192: 0.99, 65_536: 0.95}  # K -> least share over a window of training tokens
 HELD_OUT = {8192: 0.85}
 VANILLA, STAGE, TIMES = 0.15, 0.9, 5.0
-Run = dict[str, Any]
-Areas = dict[tuple[int, str], float]
 
 
 class Aim(NamedTuple):
@@ -30,9 +30,9 @@ class Aim(NamedTuple):
     met: str
 
 
-def section(headline: list[Run], recovery: list[Run], architectures: list[Run], areas: Areas) -> str:
-    """areas: UR-AUC by codebook size and recipe. "" where nothing was run."""
-    found = [*_in_use(headline), *_recovered(recovery, areas), *_stages(architectures), *_cost()]
+def section(headline: list[Run], recovery: list[Run], architectures: list[Run]) -> str:
+    """The section, or "" where nothing was run."""
+    found = [*_in_use(headline), *_recovered(recovery), *_stages(architectures), *_cost()]
     if not found:
         return ""
     text = (
@@ -40,12 +40,6 @@ def section(headline: list[Run], recovery: list[Run], architectures: list[Run], 
         f" {TOKENS_A_CODE} a code; codes move within either window, so fewer may be in use at any one moment."
     )
     return "\n\n".join(["## What was to be reached", text, markdown_table(list(Aim._fields), found)])
-
-
-def in_training(run: Run) -> float:
-    """The share of codes in use, over the window that has TOKENS_A_CODE tokens a code."""
-    enough = run["codebook_size"] * TOKENS_A_CODE <= USAGE_WINDOW
-    return run["figures"]["train/codebook_utilization" + ("" if enough else "_recent")]
 
 
 def _in_use(runs: list[Run]) -> Iterable[Aim]:
@@ -78,7 +72,8 @@ def _at_least(what: str, shares: list[float], least: float) -> Iterable[Aim]:
     yield Aim(what, f"{least:.0%}", f"{mean:.1%} ({min(shares):.1%} to {max(shares):.1%})", met)
 
 
-def _recovered(runs: list[Run], areas: Areas) -> Iterable[Aim]:
+def _recovered(runs: list[Run]) -> Iterable[Aim]:
+    areas = areas_of(by_recipe(runs))
     for k in sorted({run["codebook_size"] for run in runs}):
         ours = [in_training(run) for run in runs if run["run"].startswith(f"simvq_{k}_")]
         if ours:

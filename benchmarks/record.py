@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import timing
+from benchmarks.runs import FOLDER
 from launch import sweep
 from simvq_jax import cli
 from simvq_jax.drawing.curves import read_metrics
 from simvq_jax.versions import of_installed
 
-FOLDER = Path("benchmarks/results/study")
 CURVES = ("train/codebook_utilization_recent", "train/codebook_perplexity", "train/transform_effective_rank")
 PACKAGES = ("flax", "optax", "numpy")
 

@@ -8,18 +8,15 @@ import json
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-from benchmarks import aims, toy_picture
+from benchmarks import aims, recovery, toy_picture
+from benchmarks.runs import FOLDER, Run, grouped, method_of, read
 from benchmarks.timing import markdown_table
 from simvq_jax import cli
 from simvq_jax.drawing import charts
 from simvq_jax.files import replace_text
 
-FOLDER, PAGE, PICTURES = Path("benchmarks/results/study"), Path("docs/RESULTS.md"), Path("docs/results")
-NEAR = 0.05  # utilization so many hundredths short of the best is regained
-Run = dict[str, Any]
-Recipes = dict[tuple[int, str], dict[float, Run]]  # (codebook size, recipe) -> starting scale -> run
+PAGE, PICTURES = Path("docs/RESULTS.md"), Path("docs/results")
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("in use, last 20 a code", "train/codebook_utilization_recent", lambda v: f"{v:.1%}"),
     ("in use, last 262,144", "train/codebook_utilization", lambda v: f"{v:.1%}"),
@@ -39,16 +36,6 @@ mean, and in brackets the lowest and the highest.
 """
 
 
-def read(study: str) -> list[Run]:
-    """The runs of a study, by name."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted((FOLDER / study).glob("*.json"))]
-
-
-def method_of(run: Run) -> str:
-    """The run's name without its codebook size and seed."""
-    return run["run"].rpartition("_seed")[0].rpartition("_")[0]
-
-
 def cell(runs: Iterable[Run], name: str, form: Callable[[float], str]) -> str:
     """The mean over runs, and the range if there are several."""
     values = [run["figures"][name] for run in runs if name in run["figures"]]
@@ -64,13 +51,6 @@ def table(groups: dict[tuple[str, ...], list[Run]], header: list[str]) -> str:
     return markdown_table(
         titles, [[*key, *[cell(runs, name, form) for _, name, form in COLUMNS]] for key, runs in groups.items()]
     )
-
-
-def grouped(runs: list[Run], key: Callable[[Run], tuple[str, ...]]) -> dict[tuple[str, ...], list[Run]]:
-    groups: dict[tuple[str, ...], list[Run]] = {}
-    for run in runs:
-        groups.setdefault(key(run), []).append(run)
-    return groups
 
 
 def by_size(study: str, title: str) -> str:
@@ -133,52 +113,10 @@ def plain(study: str, title: str) -> str:
     return section(title, study, runs, table(grouped(runs, lambda run: (run["run"],)), ["run"]))
 
 
-def recovery() -> str:
-    """Study (f): UR-AUC, the mean over wrong starting scales of the mean over steps of the utilization, in percent."""
+def recovered() -> str:
+    """Study (f)."""
     runs = read("recovery")
-    scales, recipes = sorted({scale_of(run) for run in runs}), by_recipe(runs)
-    areas, rows = areas_of(recipes), []
-    for (k, name), of_scale in recipes.items():
-        best = best_matched(recipes, k)
-        cells = [regained(of_scale.get(scale), best) for scale in scales]
-        rows.append([f"{k:,}", name, f"{areas[k, name]:.1f}" if (k, name) in areas else "-", *cells])
-    header = ["K", "recipe", "UR-AUC", *[f"from {scale:g}" for scale in scales]]
-    text = (
-        "Codes start at a multiple of the tokens' scale, centred on them in every recipe, for so a scale is set here. A"
-        " cell has the share of codes in use at the end, and the first logged step from which on it was within"
-        f" {100 * NEAR:.0f} points of the best recipe started at the tokens' own scale. UR-AUC is the mean of that"
-        " share over steps and the wrong scales, in percent."
-    )
-    return section("Recovery from a wrong scale", "recovery", runs, text, markdown_table(header, rows))
-
-
-def scale_of(run: Run) -> float:
-    return run["changes"]["quantizer.start_scale"]
-
-
-def by_recipe(runs: list[Run]) -> Recipes:
-    """The runs of each recipe by starting scale."""
-    found: Recipes = {}
-    for run in sorted(runs, key=lambda run: (run["codebook_size"], run["run"])):
-        k = run["codebook_size"]
-        found.setdefault((k, run["run"].removesuffix(f"_{k}_{scale_of(run):g}")), {})[scale_of(run)] = run
-    return found
-
-
-def best_matched(recipes: Recipes, k: int) -> Run | None:
-    """Of the runs of k codes that started at the tokens' scale, the one that ended with most in use."""
-    matched = [of_scale[1.0] for (size, _), of_scale in recipes.items() if size == k and 1.0 in of_scale]
-    return max(matched, key=lambda run: curve(run)["value"][-1], default=None)
-
-
-def areas_of(recipes: Recipes) -> dict[tuple[int, str], float]:
-    """UR-AUC in percent of the recipes that were run from as many scales as any."""
-    scales = max(map(len, recipes.values()), default=0)
-    return {
-        recipe: 100 * statistics.mean(statistics.mean(curve(run)["value"]) for s, run in of_scale.items() if s != 1)
-        for recipe, of_scale in recipes.items()
-        if len(of_scale) == scales
-    }
+    return section("Recovery from a wrong scale", "recovery", runs, recovery.TEXT, recovery.table(runs))
 
 
 def toy() -> str:
@@ -193,25 +131,6 @@ def toy() -> str:
         f" gradient descent; lines are the codes' ways. `{found['command']}`, {found['date']}."
     )
     return f"## Which codes move\n\n{text}\n\n![Codes' ways in two dimensions](results/toy.svg)"
-
-
-def curve(run: Run) -> dict[str, list]:
-    return run["curves"]["train/codebook_utilization_recent"]
-
-
-def regained(run: Run | None, matched: Run | None) -> str:
-    """The share of codes in use at the end, and from when on it was that of the best whose codes started matched."""
-    if run is None:
-        return "-"
-    steps, values = curve(run).values()
-    end = f"{values[-1]:.1%}"
-    if matched is None or scale_of(run) == 1:
-        return end
-    behind = [value < wanted - NEAR for value, wanted in zip(values, curve(matched)["value"], strict=True)]
-    if behind[-1]:
-        return f"{end} (not regained)"
-    first = len(behind) - behind[::-1].index(True) if True in behind else 0
-    return f"{end} (step {steps[first]})"
 
 
 def section(title: str, study: str, runs: list[Run], *parts: str) -> str:
@@ -240,14 +159,13 @@ def remarks(runs: list[Run]) -> str:
 def write() -> None:
     """The page and its pictures."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    recovered = read("recovery")
     sections = [
-        aims.section(read("headline"), recovered, read("architectures"), areas_of(by_recipe(recovered))),
+        aims.section(read("headline"), read("recovery"), read("architectures")),
         by_size("headline", "The default recipe"),
         by_size("methods", "Methods and codebook sizes"),
         toy(),
         plain("architectures", "Convolutions, a vision transformer, residual stages"),
-        recovery(),
+        recovered(),
         plain("basis", "The basis: distribution, frozen or trained"),
         plain("rate", "Learning rate and schedule of W"),
         plain("estimators", "Estimators"),
