@@ -180,7 +180,8 @@ def _joined(argv: list[str]) -> list[str]:
 
 def _fits(text: str, default) -> bool:
     if isinstance(default, tuple):
-        return all(_fits(part.strip(), default[0]) for part in text.strip("()[], ").split(","))
+        element = default[0] if default else 0.0  # every tuple of a config is of numbers
+        return text.strip() == "()" or all(_fits(part.strip(), element) for part in text.strip("()[], ").split(","))
     if isinstance(default, bool):
         return text.lower() in ("true", "false", "1", "0")
     if isinstance(default, int | float):

@@ -71,6 +71,14 @@ def test_a_wrong_key_or_value_gets_one_sentence(capsys, override, sentence):
     assert sentence in sentence_of(capsys, QUICKSTART, f"--config.{override}")
 
 
+def test_tuples_may_be_emptied_and_empty_ones_filled_with_numbers(capsys):
+    speech, key = "--config=configs/speech_quickstart.py", "--config.discriminator.band_sizes"
+    assert cli.load_config(speech.partition("=")[2])[1].discriminator.band_sizes == ()
+    for text in ("()", "(512,)", "512,256"):
+        assert cli._check_config(["script", speech, f"{key}={text}"])[2] == f"{key}={text}"
+    assert "band_sizes is a tuple, by default ()." in sentence_of(capsys, speech, f"{key}=(512,many)")
+
+
 def test_the_file_may_come_after_its_overrides_and_with_a_blank(capsys):
     assert "'step' does not exist; did you mean steps?" in sentence_of(capsys, "--config.step=3", QUICKSTART)
     apart = QUICKSTART.split("=")

@@ -1,4 +1,4 @@
-"""Study: a vision transformer beside the convolutions of methods.py, and SimVQ in residual stages.
+"""Study: a vision transformer beside the convolutions of methods.py, and SimVQ in residual stages and by parts.
 
     python launch/sweep.py --config=configs/study/architectures.py:reduced --workdir=runs/study/architectures
 or  python -m simvq_jax.train --config=configs/study/architectures.py:reduced --workdir=runs/study/one
@@ -20,3 +20,4 @@ def sweep(add, size: str = "reduced"):
     stages = {"quantizer.codebook_size": 1024, "quantizer.stages": 4}
     add("residual_simvq", stages)
     add("residual_simvq_paper", {**stages, **base.changes(recipes.paper, get_config(size))})
+    add("product_simvq", {**stages, "quantizer.compound": "product"})

@@ -24,6 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lfq": {"kind": "lfq"},
     "moment_vq": {"kind": "moment_vq"},
     "simvq": {"kind": "simvq"},
+    "simvq_mlp": {"kind": "simvq", "hidden": 256},
 }
 HEADLINE = ("vq", "simvq", "simvq_plain", "simvq_paper")  # of which every seed is run, others of the first alone
 SEEDS = {"reduced": (0,), "full": (0, 1, 2)}

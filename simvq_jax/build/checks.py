@@ -105,7 +105,7 @@ def _check_sound_discriminators(discriminator) -> None:
         raise ValueError(f"discriminator.share is {discriminator.share} but must be above 0.")
     for key, fewest in (("periods", 1), ("resolutions", 1), ("band_sizes", 0)):
         numbers = discriminator[key]
-        if len(numbers) < fewest or min(numbers, default=1) < 1:
+        if len(numbers) < fewest or not all(isinstance(n, int) and n >= 1 for n in numbers):
             raise ValueError(
                 f"discriminator.{key} is {numbers} but must be {fewest} or more whole numbers, each of at least 1."
             )

@@ -88,11 +88,11 @@ def recording_cut(
     """
     if samples < 1:
         raise ValueError(f"The clip has {samples} samples; give at least 1.")
-    if loudness is not None and not loudness[0] <= loudness[1] <= 0:
+    if loudness is not None and not (len(loudness) == 2 and loudness[0] <= loudness[1] <= 0):
         raise ValueError(
             f"The loudness {tuple(loudness)} is not quietest <= loudest <= 0 dB; give two levels that are."
         )
-    if not 0.5 <= speed[0] <= speed[1] <= 2:
+    if not (len(speed) == 2 and 0.5 <= speed[0] <= speed[1] <= 2):
         raise ValueError(f"The speed {tuple(speed)} is not 0.5 <= slowest <= fastest <= 2; give two speeds that are.")
     return functools.partial(_clip, samples=samples, loudness=loudness, speed=speed)
 
