@@ -5,10 +5,10 @@ or  python -m simvq_jax.train --config=configs/speech_quickstart.py --workdir=ru
 
 Needs two CPU cores. The discriminators, which cost more than the rest, take part in the last 60 of 1,440 steps.
 
-Expect, on the 17 held-out recordings (sentences and voices that training never heard): mel distance 0.64 and STOI .86,
-on eight of them 0.65 and .86 where the start has 2.03 and .40, and 99% of the codes in use (two cores, a clean clone,
-one run, 2026-11-27: 14.5 minutes of training, 16.4 with installation, evaluation and report; 15.3 beside other work by
-the region loss since). Training's own mel loss ends at 0.50. docs/NOTES.md has what was tried.
+Expect, on the 17 held-out recordings (sentences and voices that training never heard): mel distance 0.65 and STOI .85,
+on eight of them 0.67 and .85 where the start has 2.03 and .40, and 99% of the codes in use (two cores, a clean clone,
+one run, 2026-11-27: 13.7 minutes of training, 16 with installation, evaluation and report). Training's own mel loss ends
+at 0.50. docs/NOTES.md has what was tried.
 """
 
 from configs import common, recipes
