@@ -1,4 +1,4 @@
-"""Study: the basis Gaussian or uniform, frozen or trained, and W frozen under a trained basis.
+"""Study: the basis Gaussian, uniform or of tokens, frozen or trained, and W frozen under a trained basis.
 
     python launch/sweep.py --config=configs/study/basis.py:reduced --workdir=runs/study/basis
 or  python -m simvq_jax.train --config=configs/study/basis.py:reduced --workdir=runs/study/one
@@ -19,3 +19,4 @@ def sweep(add, size: str = "reduced"):
             add(name, {"quantizer.basis_init": init, "quantizer.trainable_basis": trained})
     frozen_transform = {"optimizer.transform_learning_rate": 0.0, "optimizer.spread_limit": 0.0}
     add("normal_trained_transform_frozen", {"quantizer.trainable_basis": True, **frozen_transform})
+    add("tokens_frozen", {"quantizer.basis_init": "tokens"})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from simvq_jax.quantize import region
 from simvq_jax.quantize.base import Affine, Quantized, count_codes, mean_and_variance, mean_square
-from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features
+from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features, of_tokens
 from simvq_jax.quantize.nearest import NearestCode, apply_transform
 from simvq_jax.search import nearest_allowed_code, take_codes
 
@@ -29,7 +29,9 @@ class SimVQ(NearestCode):
         hidden: 0 for the paper's linear layer; else the transform is an MLP with one hidden layer of this width,
             Q = gelu(C V + a) W + b (GELU's form by tanh) with V, a in `params/transform_hidden`; the search forms
             K x hidden features.
-        basis_init: "normal", N(0, 1/basis_dim), or "uniform" with the same variance.
+        basis_init: "normal", N(0, 1/basis_dim), or "uniform" with the same variance; or "tokens", those that `init` is
+            given, centred and scaled alike: codes then have the shape of the tokens' cloud (our own addition). Give
+            `init` real tokens then, K of them or more if possible. See `of_tokens` of basis.py.
         basis_dtype: "float32" or "bfloat16", in which C then is defined: half the memory, and two thirds of the
             search's time on matrix units.
         basis_seed: None draws C by the key of `init`; a number draws it from that alone, the same on every platform,
@@ -90,7 +92,8 @@ class SimVQ(NearestCode):
 
     @property
     def start_tokens(self) -> int:
-        return START_TOKENS if self.start_scale is not None else 0
+        of_rows = self.codebook_size if self.basis_init == "tokens" else 0
+        return max(of_rows, START_TOKENS if self.start_scale is not None else 0)
 
     @property
     def basis_shape(self) -> tuple[int, int]:
@@ -106,9 +109,10 @@ class SimVQ(NearestCode):
     def _frozen_basis(self):
         if self.basis_file is not None:
             return features(self.basis_file, self.basis_shape).astype(self.basis_dtype)
-        if self.basis_seed is None:
-            return draw(self.make_rng("params"), self.basis_shape, self.basis_init).astype(self.basis_dtype)
-        return self.seeded_basis()
+        if self.basis_seed is not None:
+            return self.seeded_basis()
+        init = "normal" if self.basis_init == "tokens" else self.basis_init  # until `quantize` sees the tokens
+        return draw(self.make_rng("params"), self.basis_shape, init).astype(self.basis_dtype)
 
     def _check_basis(self):
         if self.basis_init not in INITS:
@@ -122,19 +126,38 @@ class SimVQ(NearestCode):
                 f"basis_file is {self.basis_file!r} but trainable_basis {self.trainable_basis} and basis_seed"
                 f" {self.basis_seed}: features are frozen and not drawn, so set those to False and None."
             )
+        if self.basis_init == "tokens":
+            self._check_tokens_basis()
         if self.trainable_basis and (self.basis_dtype != "float32" or self.basis_seed is not None):
             raise ValueError(
                 f"trainable_basis has basis_dtype {self.basis_dtype!r} and basis_seed {self.basis_seed} but needs"
                 " 'float32' and None: a basis that trains takes steps finer than bfloat16, away from what a seed gives."
             )
 
+    def _check_tokens_basis(self):
+        other = self.basis_dim not in (None, self.dim)
+        if self.trainable_basis or self.basis_seed is not None or self.basis_file is not None or other:
+            raise ValueError(
+                f"basis_init is 'tokens' but trainable_basis {self.trainable_basis}, basis_seed {self.basis_seed},"
+                f" basis_file {self.basis_file!r}, basis_dim {self.basis_dim}: rows of tokens are frozen, stored and as"
+                " wide as those, so set these to False, None, None and None."
+            )
+
     def quantize(self, tokens, weight, train: bool) -> Quantized:
-        if self.is_initializing() and self.start_scale is not None:
-            self._match(tokens.reshape(-1, self.dim), weight.reshape(-1), self.start_scale)
+        if self.is_initializing():
+            self._start(tokens.reshape(-1, self.dim), weight.reshape(-1))
         out = super().quantize(tokens, weight, train)
         if train and not self.is_initializing():
             self.spread_ratio.value = jax.lax.stop_gradient(self._spread_ratio(tokens, weight))
         return out
+
+    def _start(self, tokens, weight):
+        """What `init` takes from its tokens: (N, d), weight: (N,), 1 = counts."""
+        if self.basis_init == "tokens" and len(tokens):
+            rows = of_tokens(self.make_rng("params"), tokens, weight, self.codebook_size)
+            self.frozen_basis.value = rows.astype(self.basis_dtype)
+        if self.start_scale is not None:
+            self._match(tokens, weight, self.start_scale)
 
     def _spread_ratio(self, tokens, weight):
         """The codes' root mean square distance from their mean over the tokens': (). The old one of tokens that are all

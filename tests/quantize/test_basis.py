@@ -9,7 +9,7 @@ import pytest
 from small_simvq import apply, make, tokens, trained
 
 from simvq_jax.quantize import SimVQ
-from simvq_jax.quantize.basis import LEVELS, check_features, draw, draw_from_seed
+from simvq_jax.quantize.basis import LEVELS, check_features, draw, draw_from_seed, of_tokens
 from simvq_jax.search import nearest_code
 
 SHAPE = (4096, 64)
@@ -48,6 +48,51 @@ def test_the_seed_alone_decides():
     assert not np.array_equal(other.seeded_basis(), module.seeded_basis())
     _, unseeded = make()
     assert not np.array_equal(unseeded["codebook"]["basis"], variables["codebook"]["basis"])
+
+
+def unit(rows):
+    """Centred, and of mean square length 1."""
+    centred = np.asarray(rows, np.float64) - np.mean(rows, axis=0)
+    return centred / np.sqrt(np.mean(np.sum(centred**2, axis=1)))
+
+
+def sorted_rows(rows):
+    return rows[np.lexsort(np.round(rows, 4).T)]
+
+
+def test_a_basis_of_tokens_is_those_that_count_each_once():
+    z = 3 + 2 * tokens(40)
+    counts = np.arange(40) % 2 == 0
+    rows = np.asarray(of_tokens(jax.random.key(1), z, jnp.asarray(counts, jnp.float32), 20))
+    np.testing.assert_allclose(sorted_rows(rows), sorted_rows(unit(z[counts])), atol=1e-5)
+
+
+def test_where_tokens_are_fewer_than_rows_these_differ_and_keep_the_shape_of_the_cloud():
+    z = tokens(50) * np.array([[4.0, 2.0, 1.0, 0.5, 0.25, 0.1]])
+    rows = np.asarray(of_tokens(jax.random.key(1), z, jnp.ones(50), 2000))
+    assert len(np.unique(rows, axis=0)) == 2000
+    spread, expected = (np.std(x, axis=0) for x in (rows, unit(z)))
+    np.testing.assert_allclose(spread / expected, 1.0, atol=0.1)
+
+
+@pytest.mark.parametrize("z", [jnp.zeros((0, 6)), jnp.full((5, 6), 1e3)])
+def test_without_tokens_that_differ_the_basis_is_random(z):
+    rows = np.asarray(SimVQ(500, 6, basis_init="tokens").init(jax.random.key(1), z)["codebook"]["basis"])
+    assert len(np.unique(rows, axis=0)) == 500
+    assert abs(np.mean(np.sum(rows**2, axis=1)) - 1) < 0.1
+
+
+def test_init_takes_the_basis_from_its_tokens_and_the_codes_match_them():
+    module = SimVQ(32, 6, basis_init="tokens", start_scale=1.0)
+    z = 5 + tokens(4, 8)
+    variables = module.init(jax.random.key(0), z)
+    np.testing.assert_allclose(
+        sorted_rows(np.asarray(variables["codebook"]["basis"])), sorted_rows(unit(z.reshape(-1, 6))), atol=1e-5
+    )
+    codes = apply(module, variables, method="codebook")
+    np.testing.assert_allclose(np.mean(codes, axis=0), np.mean(z, axis=(0, 1)), rtol=1e-4)
+    np.testing.assert_allclose(np.var(codes, axis=0).sum(), np.var(z, axis=(0, 1)).sum(), rtol=1e-3)
+    assert SimVQ(9000, 6, basis_init="tokens").start_tokens == 9000
 
 
 @pytest.mark.parametrize("seed", [None, 5])
