@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.recovery import areas_of, by_recipe
-from benchmarks.runs import Run, in_training
+from benchmarks.runs import Run, in_training, method_of
 from benchmarks.timing import markdown_table
 from simvq_jax.health import TOKENS_A_CODE
 from simvq_jax.quantize.base import USAGE_WINDOW
@@ -61,7 +61,7 @@ def _in_use(runs: list[Run]) -> Iterable[Aim]:
 
 
 def _of(runs: list[Run], method: str, k: int) -> list[Run]:
-    return [run for run in runs if run["run"].startswith(f"{method}_{k}_seed")]
+    return [run for run in runs if method_of(run) == method and run["codebook_size"] == k]
 
 
 def _at_least(what: str, shares: list[float], least: float) -> Iterable[Aim]:
@@ -73,14 +73,13 @@ def _at_least(what: str, shares: list[float], least: float) -> Iterable[Aim]:
 
 
 def _recovered(runs: list[Run]) -> Iterable[Aim]:
-    areas = areas_of(by_recipe(runs))
-    for k in sorted({run["codebook_size"] for run in runs}):
-        ours = [in_training(run) for run in runs if run["run"].startswith(f"simvq_{k}_")]
-        if ours:
-            what = f"in use from any starting scale, K = {k:,}"
-            yield Aim(what, "all", f"{min(ours):.1%} at least", _yes(min(ours) == 1))
+    recipes = by_recipe(runs)
+    areas = areas_of(recipes)
+    for k in sorted(k for k, recipe in areas if recipe == "simvq"):
+        least = min(in_training(run) for run in recipes[k, "simvq"].values())
+        yield Aim(f"in use from any starting scale, K = {k:,}", "all", f"{least:.1%} at least", _yes(least == 1))
         for other in ("simvq_plain", "simvq_paper"):
-            if {(k, "simvq"), (k, other)} <= areas.keys():
+            if (k, other) in areas:
                 times = areas[k, "simvq"] / areas[k, other]
                 measured = f"{times:.1f} times, of {100 / areas[k, other]:.1f} possible"
                 yield Aim(f"UR-AUC over that of {other}, K = {k:,}", f"{TIMES:g} times", measured, _yes(times >= TIMES))

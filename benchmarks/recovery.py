@@ -9,8 +9,8 @@ NEAR = 0.05  # utilization so many hundredths short of the best is regained
 TEXT = (
     "Codes start at a multiple of the tokens' scale, centred on them in every recipe, for so a scale is set here. A"
     " cell has the share of codes in use at the end, and the first logged step from which on it was within"
-    f" {100 * NEAR:.0f} points of the best recipe started at the tokens' own scale. UR-AUC is the mean of that share"
-    " over steps and the wrong scales, in percent."
+    f" {100 * NEAR:.0f} points of the best recipe of the same K started at the tokens' own scale. UR-AUC is the mean of"
+    " that share over steps and the wrong scales, in percent."
 )
 Recipes = dict[tuple[int, str], dict[float, Run]]  # (codebook size, recipe) -> starting scale -> run
 
@@ -46,12 +46,12 @@ def best_matched(recipes: Recipes, k: int) -> Run | None:
 
 
 def areas_of(recipes: Recipes) -> dict[tuple[int, str], float]:
-    """UR-AUC in percent of the recipes that were run from as many scales as any."""
-    scales = max(map(len, recipes.values()), default=0)
+    """UR-AUC in percent of the recipes that were run from all scales."""
+    wrong = {scale for of_scale in recipes.values() for scale in of_scale} - {1.0}
     return {
-        recipe: 100 * statistics.mean(statistics.mean(use_curve(run)["value"]) for s, run in of_scale.items() if s != 1)
+        recipe: 100 * statistics.mean(statistics.mean(use_curve(of_scale[scale])["value"]) for scale in wrong)
         for recipe, of_scale in recipes.items()
-        if len(of_scale) == scales
+        if wrong and of_scale.keys() == wrong | {1.0}
     }
 
 

@@ -164,9 +164,9 @@ def write() -> None:
         by_size("headline", "The default recipe"),
         by_size("methods", "Methods and codebook sizes"),
         toy(),
-        plain("architectures", "Convolutions, a vision transformer, residual stages"),
+        plain("architectures", "Convolutions, a vision transformer, several codebooks"),
         recovered(),
-        plain("basis", "The basis: distribution, frozen or trained"),
+        plain("basis", "The basis: random or of tokens, frozen or trained"),
         plain("rate", "Learning rate and schedule of W"),
         plain("estimators", "Estimators"),
     ]

@@ -55,11 +55,13 @@ def _examples_for(config, tokens: int):
         return None
     of_each = build.tokens_an_example(config)
     count = min(-(-tokens // of_each), config.batch_size)
-    if config.quantizer.codebook_init == "kmeans" and count * of_each < config.quantizer.codebook_size:
+    quantizer = config.quantizer
+    of_tokens = quantizer.codebook_init == "kmeans" or quantizer.basis_init == "tokens"
+    if of_tokens and count * of_each < quantizer.codebook_size:
         logging.warning(
-            "k-means starts %d codes from the %d tokens of a batch, so some start alike: raise batch_size, or set"
-            " quantizer.restart_after.",
-            config.quantizer.codebook_size,
+            "%d codes start from the %d tokens of a batch, so several from one: raise batch_size, or lower"
+            " quantizer.codebook_size.",
+            quantizer.codebook_size,
             count * of_each,
         )
     return as_float(first_examples(config, count))

@@ -50,6 +50,25 @@ def test_codes_kept_among_the_statistics_train_resume_and_load(tmp_path):
     np.testing.assert_allclose(tokenizer.decode(indices), out.reconstruction, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_basis_of_tokens_is_of_the_first_batch_and_resumes_and_loads(tmp_path, caplog):
+    config = config_of("simvq", basis_init="tokens", codebook_size=300)
+    with caplog.at_level("WARNING"):
+        train.train(config, tmp_path / "run", stop_at=1)
+    assert "300 codes start from the 256 tokens of a batch" in caplog.text
+    state = train.train(config, tmp_path / "run")
+    basis = np.asarray(state.codebook["quantizer"]["basis"])
+    assert int(state.step) == 2 and len(np.unique(basis, axis=0)) == 300
+    other = np.asarray(build_basis(config_of("simvq", codebook_size=300)))
+    assert np.linalg.cond(basis) > 2 * np.linalg.cond(other)  # tokens' cloud is flat, a Gaussian's round
+    np.testing.assert_array_equal(load(tmp_path / "run").variables["codebook"]["quantizer"]["basis"], basis)
+
+
+def build_basis(config):
+    networks, optimizers = build.build_networks(config), build.build_optimizers(config)
+    return build.build_state(config, networks, optimizers, jax.random.key(0)).codebook["quantizer"]["basis"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
 def test_a_kind_takes_a_training_step(kind):

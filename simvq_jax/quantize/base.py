@@ -79,6 +79,11 @@ def mean_and_variance(vectors, weight):
     return mean, mean_square(flat - mean[None], weight)
 
 
+def told_apart(variance, vectors, weight):
+    """Whether vectors (..., d) of this variance, of those that count, differ by more than float32 rounds: bool ()."""
+    return variance > 1e-10 * mean_square(vectors, weight)
+
+
 def count_codes(indices, weight, codebook_size: int):
     """Tokens assigned to each code: (K,) float32; one array summed over every device."""
     return jnp.zeros((codebook_size,), jnp.float32).at[indices.reshape(-1)].add(weight.reshape(-1))

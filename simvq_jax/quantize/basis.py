@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from simvq_jax.quantize.base import mean_and_variance, told_apart
+from simvq_jax.quantize.kmeans import random_tokens
+
 INITS = ("normal", "uniform", "tokens")
 APART = 0.3  # of the difference of two tokens, about, by which a row differs from the token that it repeats
 LEVELS = 2**16  # different values that a seeded basis has
@@ -22,24 +25,21 @@ def draw(key, shape, init: str):
 
 
 def of_tokens(key, tokens, weight, count: int):
-    """Tokens, each drawn once, as (count, d) rows, centred and scaled to mean square length 1, as random rows are.
+    """Tokens in random order as (count, d) rows, centred and scaled to mean square length 1, as random rows are.
 
-    tokens: (N, d), N > 0. weight: (N,), 1 = may be drawn. Of fewer tokens than rows each is repeated, moved by a share
+    tokens: (N, d), N > 0. weight: (N,), 1 = may be taken. Of fewer tokens than rows each is repeated, moved by a share
     of the difference of two: the rows keep the shape of the tokens' cloud, its directions and its tails. Of tokens that
     are all equal the rows are normal.
     """
-    order_key, first_key, step_key, share_key, normal_key = jax.random.split(key, 5)
-    drawn = jnp.maximum(jnp.sum(weight > 0), 1)
-    order = jnp.argsort(jnp.where(weight > 0, jax.random.uniform(order_key, weight.shape), 2.0))  # 2: behind all drawn
-    row = jnp.arange(count)
-    first = jax.random.randint(first_key, (count,), 0, drawn)
-    second = (first + jax.random.randint(step_key, (count,), 1, jnp.maximum(drawn, 2))) % drawn
-    share = jnp.where(row < drawn, 0.0, APART * jax.random.normal(share_key, (count,)))[:, None]
-    rows = tokens[order[row % drawn]] + share * (tokens[order[first]] - tokens[order[second]])
-    rows -= jnp.mean(rows, axis=0, keepdims=True)
-    length = jnp.mean(jnp.sum(rows**2, axis=1))
-    told_apart = length > 1e-10 * jnp.mean(jnp.sum(tokens**2, axis=1))
-    return jnp.where(told_apart, rows * jax.lax.rsqrt(length), draw(normal_key, rows.shape, "normal"))
+    row_key, other_key, share_key, normal_key = jax.random.split(key, 4)
+    rows, others = (random_tokens(k, tokens, weight, count) for k in (row_key, other_key))
+    repeats = jnp.arange(count) >= jnp.sum(weight > 0)
+    share = jnp.where(repeats, APART * jax.random.normal(share_key, (count,)), 0.0)
+    rows += share[:, None] * (others - jnp.roll(others, 1, axis=0))
+    every = jnp.ones(count)
+    centre, variance = mean_and_variance(rows, every)
+    scaled = (rows - centre[None]) * jax.lax.rsqrt(variance * rows.shape[1])
+    return jnp.where(told_apart(variance, rows, every), scaled, draw(normal_key, rows.shape, "normal"))
 
 
 def draw_from_seed(seed: int, shape, init: str):

@@ -1,4 +1,4 @@
-"""k-means over tokens, for the start of a codebook, and random tokens for codes that are moved."""
+"""k-means over tokens, for the start of a codebook, and random tokens for codes that are moved and rows of a basis."""
 
 import jax
 import jax.numpy as jnp

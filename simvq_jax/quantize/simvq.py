@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from simvq_jax.quantize import region
-from simvq_jax.quantize.base import Affine, Quantized, count_codes, mean_and_variance, mean_square
+from simvq_jax.quantize.base import Affine, Quantized, count_codes, mean_and_variance, told_apart
 from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features, of_tokens
 from simvq_jax.quantize.nearest import NearestCode, apply_transform
 from simvq_jax.search import nearest_allowed_code, take_codes
@@ -30,8 +30,9 @@ class SimVQ(NearestCode):
             Q = gelu(C V + a) W + b (GELU's form by tanh) with V, a in `params/transform_hidden`; the search forms
             K x hidden features.
         basis_init: "normal", N(0, 1/basis_dim), or "uniform" with the same variance; or "tokens", those that `init` is
-            given, centred and scaled alike: codes then have the shape of the tokens' cloud (our own addition). Give
-            `init` real tokens then, K of them or more if possible. See `of_tokens` of basis.py.
+            given, centred and scaled alike: C then has the shape of their cloud, which W, random at first, turns and
+            stretches (our own addition). Give `init` real tokens then, K of them or more if possible. See `of_tokens`
+            of basis.py.
         basis_dtype: "float32" or "bfloat16", in which C then is defined: half the memory, and two thirds of the
             search's time on matrix units.
         basis_seed: None draws C by the key of `init`; a number draws it from that alone, the same on every platform,
@@ -104,6 +105,8 @@ class SimVQ(NearestCode):
         """C of `basis_seed`: (K, basis_dim) of `basis_dtype`."""
         if self.basis_seed is None:
             raise ValueError("basis_seed is None but must be a number, which the basis is drawn from.")
+        if self.basis_init == "tokens":
+            self._check_tokens_basis()
         return draw_from_seed(self.basis_seed, self.basis_shape, self.basis_init).astype(self.basis_dtype)
 
     def _frozen_basis(self):
@@ -140,7 +143,7 @@ class SimVQ(NearestCode):
             raise ValueError(
                 f"basis_init is 'tokens' but trainable_basis {self.trainable_basis}, basis_seed {self.basis_seed},"
                 f" basis_file {self.basis_file!r}, basis_dim {self.basis_dim}: rows of tokens are frozen, stored and as"
-                " wide as those, so set these to False, None, None and None."
+                " wide as those, so leave these at their defaults."
             )
 
     def quantize(self, tokens, weight, train: bool) -> Quantized:
@@ -177,8 +180,8 @@ class SimVQ(NearestCode):
         centre, variance = mean_and_variance(tokens, weight)
         codes = apply_transform(self.codes()[0], (kernel, None))
         of_codes = mean_and_variance(codes, jnp.ones(len(codes)))[1]
-        told_apart = (variance > 1e-10 * mean_square(tokens, weight)) & (of_codes > 0)
-        factor = jnp.where(told_apart, scale * jnp.sqrt(variance / of_codes), 1.0)
+        matchable = told_apart(variance, tokens, weight) & (of_codes > 0)
+        factor = jnp.where(matchable, scale * jnp.sqrt(variance / of_codes), 1.0)
         self.transform.start_at(factor * kernel, centre)
 
     def codes(self):

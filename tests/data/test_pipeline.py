@@ -326,6 +326,8 @@ def test_clips_of_recordings_are_streamed_alike_for_any_number_of_processes():
         ({"samples": 0, "loudness": None}, "The clip has 0 samples; give at least 1"),
         ({"samples": 9, "loudness": (-1.0, -6.0)}, r"The loudness \(-1.0, -6.0\) is not quietest <= loudest <= 0 dB"),
         ({"samples": 9, "loudness": None, "speed": (1.2, 0.9)}, r"The speed \(1.2, 0.9\) is not 0.5 <= slowest"),
+        ({"samples": 9, "loudness": None, "speed": ()}, r"The speed \(\) is not 0.5 <= slowest"),
+        ({"samples": 9, "loudness": (-3.0,)}, r"The loudness \(-3.0,\) is not quietest <= loudest"),
         ({"samples": 9, "loudness": (-1.0, 2.0)}, r"The loudness \(-1.0, 2.0\) is not"),
     ],
 )

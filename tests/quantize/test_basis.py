@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_simvq import apply, make, tokens, trained
 
-from simvq_jax.quantize import SimVQ
+from simvq_jax.quantize import ProductQuantizer, ResidualQuantizer, SimVQ
 from simvq_jax.quantize.basis import LEVELS, check_features, draw, draw_from_seed, of_tokens
 from simvq_jax.search import nearest_code
 
@@ -73,6 +73,18 @@ def test_where_tokens_are_fewer_than_rows_these_differ_and_keep_the_shape_of_the
     assert len(np.unique(rows, axis=0)) == 2000
     spread, expected = (np.std(x, axis=0) for x in (rows, unit(z)))
     np.testing.assert_allclose(spread / expected, 1.0, atol=0.1)
+
+
+@pytest.mark.parametrize("stages", [ResidualQuantizer, ProductQuantizer])
+def test_every_stage_has_a_basis_of_what_reaches_it(stages):
+    dim = 6 if stages is ResidualQuantizer else 3
+    module = stages([SimVQ(20, dim, basis_init="tokens", basis_dtype="bfloat16", hidden=8) for _ in range(2)])
+    z, mask = tokens(5, 8), jnp.arange(8) < 6
+    z = jnp.where(mask[None, :, None], z, jnp.nan)
+    variables = jax.jit(module.init)(jax.random.key(0), z, jnp.broadcast_to(mask[None], (5, 8)))
+    first, second = (np.asarray(basis, np.float32) for basis in jax.tree.leaves(variables["codebook"]))
+    assert np.isfinite(first).all() and np.isfinite(second).all()
+    assert len(np.unique(first, axis=0)) == 20 and not np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("z", [jnp.zeros((0, 6)), jnp.full((5, 6), 1e3)])
