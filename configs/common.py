@@ -81,6 +81,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.quantizer.basis_dim = 0  # simvq: columns of the basis; 0 = dim
     config.quantizer.basis_file = ""  # simvq: .npy of K x basis_dim features as the basis (VQGAN-LC)
     config.quantizer.start_scale = 0.0  # simvq: the codes' spread at the start over the tokens'; 0 = torch's start
+    config.quantizer.start_centred = True  # simvq: with start_scale, codes start around the tokens, not the origin
     config.quantizer.trainable_basis = False  # simvq
     config.quantizer.use_bias = True  # simvq
     config.quantizer.hidden = 0  # simvq: width of a hidden layer in the transform; 0 = linear, as in the paper

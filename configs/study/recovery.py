@@ -4,7 +4,8 @@
 or  python -m simvq_jax.train --config=configs/study/recovery.py:reduced --workdir=runs/study/one
 
 UR-AUC is the mean over wrong starting scales of the mean over steps of the utilization, in percent. A start at the
-tokens' own scale tells what could be regained.
+tokens' own scale tells what could be regained. Codes of this project's recipe start around the tokens' mean, as always;
+those of the published quantizer around the origin, as it has them, and in "plain_centred" around the tokens' mean too.
 """
 
 import itertools
@@ -22,10 +23,14 @@ def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
     networks = {"optimizer.learning_rate": RATE}
     one_rate = networks | {"optimizer.transform_learning_rate": RATE}
+    plain = base.changes(recipes.plain, get_config(size)) | one_rate
+    paper = base.changes(recipes.paper, get_config(size)) | one_rate
+    as_published = {"quantizer.start_centred": False}
     recipes_by_name = {
         "simvq": networks,
-        "simvq_plain": base.changes(recipes.plain, get_config(size)) | one_rate,
-        "simvq_paper": base.changes(recipes.paper, get_config(size)) | one_rate,
+        "simvq_plain": plain | as_published,
+        "simvq_plain_centred": plain,
+        "simvq_paper": paper | as_published,
     }
     for k, scale in itertools.product(SIZES, SCALES):
         start = {"quantizer.codebook_size": k, "quantizer.start_scale": scale}

@@ -70,8 +70,8 @@ def _nearest(module, fields: dict[str, str]):
 
 
 def _simvq(quantizer, dtype):
-    fields = ("basis_init", "basis_dtype", "trainable_basis", "use_bias", "hidden", "codebook_loss", "activity_share")
-    build = _nearest(SimVQ, {name: name for name in (*fields, "region_sources")})
+    fields = ("basis_init", "basis_dtype", "trainable_basis", "use_bias", "hidden", "start_centred")
+    build = _nearest(SimVQ, {name: name for name in (*fields, "codebook_loss", "activity_share", "region_sources")})
     return build(quantizer, dtype).clone(
         basis_dim=quantizer.basis_dim or None,
         basis_seed=None if quantizer.basis_seed < 0 else quantizer.basis_seed,

@@ -43,6 +43,8 @@ class SimVQ(NearestCode):
             tokens that it is given: the codes are centred on those, at this multiple of their root mean square
             distance from their mean (centred by b, so only if there is one). Give `init` real tokens then; of tokens
             that are all equal it takes the centre.
+        start_centred: False has `start_scale` set the codes' spread alone, W and b keeping torch's proportions: codes
+            then start around the origin, wherever the tokens are.
         trainable_basis: put C among the parameters (`params/basis`), the paper's ablation.
         codebook_loss: "token", the paper's mean over tokens, or "region" (see `_region_loss`), which also pulls
             codes that are out of use. In training it needs `rngs={"quantizer": key}`.
@@ -62,6 +64,7 @@ class SimVQ(NearestCode):
     basis_seed: int | None = None
     basis_file: str | None = None
     start_scale: float | None = None
+    start_centred: bool = True
     trainable_basis: bool = False
     codebook_loss: str = "token"
     activity_share: float = 0.25
@@ -176,13 +179,14 @@ class SimVQ(NearestCode):
 
         b is the centre itself: what the mean of C adds then shrinks and grows with W.
         """
-        kernel, _ = self.transform.weights()
+        kernel, bias = self.transform.weights()
         centre, variance = mean_and_variance(tokens, weight)
         codes = apply_transform(self.codes()[0], (kernel, None))
         of_codes = mean_and_variance(codes, jnp.ones(len(codes)))[1]
         matchable = told_apart(variance, tokens, weight) & (of_codes > 0)
         factor = jnp.where(matchable, scale * jnp.sqrt(variance / of_codes), 1.0)
-        self.transform.start_at(factor * kernel, centre)
+        around_origin = bias is not None and not self.start_centred
+        self.transform.start_at(factor * kernel, factor * bias if around_origin else centre)
 
     def codes(self):
         return self._features(self._rows()), self.transform.weights()

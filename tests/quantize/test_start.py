@@ -27,6 +27,16 @@ def test_a_start_scale_matches_the_codes_to_the_tokens(scale, fields):
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-4)  # W keeps its shape
 
 
+def test_a_start_that_is_not_centred_is_torch_s_at_another_scale():
+    z = 4 * tokens(10, 12) + 50
+    variables = jax.jit(SimVQ(4000, D, start_scale=0.5, start_centred=False).init)(jax.random.key(0), z)
+    codes = SimVQ(4000, D).apply(variables, method="codebook")
+    np.testing.assert_allclose(spread(codes), 0.5 * spread(z), rtol=1e-4)
+    plain = jax.jit(SimVQ(4000, D).init)(jax.random.key(0), z)["params"]["transform"]
+    ratios = jax.tree.map(np.divide, variables["params"]["transform"], plain)
+    np.testing.assert_allclose(np.concatenate([r.ravel() for r in ratios.values()]), ratios["kernel"][0, 0], rtol=1e-4)
+
+
 def test_masked_tokens_do_not_set_the_start():
     module, z = SimVQ(K, D, start_scale=1.0), tokens(20)
     mask = np.arange(20) < 8
