@@ -9,7 +9,7 @@ NEAR = 0.05  # utilization so many hundredths short of the best is regained
 TEXT = (
     "Codes start at a multiple of the tokens' scale: with this project's recipe and in simvq_plain_centred around the"
     " tokens' mean, else around the origin, as the paper's do. A cell has the share of codes in use at the end, and the"
-    f" first logged step from which on it was within {100 * NEAR:.0f} points of the best recipe of the same K started at"
+    f" first logged step from which on it was within {100 * NEAR:.0f} points of the best recipe of that K started at"
     " the tokens' own scale. UR-AUC is the mean of that share over steps and the wrong scales, in percent."
 )
 Recipes = dict[tuple[int, str], dict[float, Run]]  # (codebook size, recipe) -> starting scale -> run
