@@ -107,6 +107,20 @@ def test_init_takes_the_basis_from_its_tokens_and_the_codes_match_them():
     assert SimVQ(9000, 6, basis_init="tokens").start_tokens == 9000
 
 
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"trainable_basis": True}, "basis_init is 'tokens' but trainable_basis True"),
+        ({"basis_seed": 3}, "trainable_basis False, basis_seed 3, basis_file None"),
+        ({"basis_file": "f.npy"}, "basis_file 'f.npy', basis_dim None"),
+        ({"basis_dim": 7}, "as wide as those, so leave these at their defaults"),
+    ],
+)
+def test_a_basis_of_tokens_refuses_what_would_make_it_another(fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        jax.eval_shape(SimVQ(8, 6, basis_init="tokens", **fields).init, jax.random.key(0), jnp.zeros((2, 6)))
+
+
 @pytest.mark.parametrize("seed", [None, 5])
 def test_a_bfloat16_basis_is_searched_and_looked_up_as_the_numbers_it_holds(seed):
     module, variables = make(basis_dtype="bfloat16", basis_seed=seed)
