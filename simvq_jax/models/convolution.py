@@ -2,7 +2,8 @@
 
 XLA has a fast convolution for CPUs, but gradients fall outside of it: that for the kernel is a convolution whose window
 is a whole picture, that for the input of a strided one has holes. Both can be had from what is fast there: products of
-matrices, and convolutions without strides. Elsewhere, and where a mesh splits the work, XLA's own are taken.
+matrices, and convolutions without strides. So can the convolution of a picture smaller than its kernel, where XLA's
+spends its time on laying out the kernel. Elsewhere, and where a mesh splits the work, XLA's own are taken.
 """
 
 import functools
@@ -12,8 +13,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-# Places and features of what it gives, from which on that gains more than it costs to compile.
+# From which on that gains more than it costs to compile: places a picture and features of what it gives, or
+# multiplications of a batch.
 LARGE, WIDE = 4096, 16
+LONG = 2**30
 COLUMNS = 2**18  # numbers of a block of windows, so that it stays in cache
 
 
@@ -23,12 +26,20 @@ def convolve(x, kernel, strides, padding, dilation):
     strides, dilation: an int for every axis between. padding: a pair of them, of zeros before and after.
     """
     how = tuple(strides), tuple(map(tuple, padding)), tuple(dilation)
-    *_, features = size = jax.eval_shape(lambda x, kernel: _convolution(x, kernel, *how), x, kernel).shape
+    size = jax.eval_shape(lambda x, kernel: _convolution(x, kernel, *how), x, kernel).shape
     lone = jax.sharding.get_abstract_mesh().size <= 1
-    known = all(isinstance(n, int) for n in size)  # those of an exported program need not be
-    if known and lone and x.dtype == jnp.float32 and math.prod(size[1:-1]) >= LARGE and features >= WIDE:
+    if lone and x.dtype == jnp.float32 and _is_large(size, kernel.shape):
         return _with_own_gradients(x, kernel, *how)
     return _convolution(x, kernel, *how)
+
+
+def _is_large(size, kernel_size) -> bool:
+    """size: of what the convolution gives."""
+    if not all(isinstance(n, int) for n in size):  # of an exported program
+        return False
+    batch, *places, features = size
+    multiplications = batch * math.prod(places) * math.prod(kernel_size)
+    return (math.prod(places) >= LARGE and features >= WIDE) or multiplications >= LONG
 
 
 def _convolution(x, kernel, strides, padding, dilation):
@@ -43,11 +54,17 @@ def _convolution(x, kernel, strides, padding, dilation):
     )
 
 
-_with_own_gradients = jax.custom_vjp(_convolution, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _with_own_gradients(x, kernel, strides, padding, dilation):
+    xlas = functools.partial(_convolution, strides=strides, padding=padding, dilation=dilation)
+    if max(strides) > 1 or kernel.size < x.size:
+        return xlas(x, kernel)
+    by_taps = functools.partial(_by_taps, padding=padding, dilation=dilation)
+    return jax.lax.platform_dependent(x, kernel, cpu=by_taps, default=xlas)
 
 
 def _forward(x, kernel, strides, padding, dilation):
-    return _convolution(x, kernel, strides, padding, dilation), (x, kernel)
+    return _with_own_gradients(x, kernel, strides, padding, dilation), (x, kernel)
 
 
 def _backward(strides, padding, dilation, saved, g):
@@ -56,6 +73,8 @@ def _backward(strides, padding, dilation, saved, g):
     own_ways = list(ways)
     if max(strides) > 1 and max(dilation) == 1:
         own_ways[0] = functools.partial(_for_input, strides=strides, padding=padding)
+    if max(strides) == 1 and saved[1].size >= g.size:
+        own_ways[0] = functools.partial(_for_input_by_taps, padding=padding, dilation=dilation)
     if len(strides) == 2:  # over one axis XLA's is as fast
         own_ways[1] = functools.partial(_for_kernel, **sizes)
     return tuple(
@@ -70,6 +89,26 @@ def _of_xla(number, x, kernel, g, *, strides, padding, dilation):
     """XLA's gradient for x (number 0) or the kernel (1)."""
     convolution = lambda x, kernel: _convolution(x, kernel, strides, padding, dilation)  # noqa: E731
     return jax.vjp(convolution, x, kernel)[1](g)[number]
+
+
+def _by_taps(x, kernel, padding, dilation):
+    """The convolution without strides: the sum over the kernel's places of x, moved, times the kernel there."""
+    *taps, channels, features = kernel.shape
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in padding), (0, 0, 0)])
+    size = [n - (t - 1) * d for n, t, d in zip(x.shape[1:-1], taps, dilation, strict=True)]
+    total = jnp.zeros((len(x) * math.prod(size), features), x.dtype)
+    for tap in itertools.product(*map(range, taps)):
+        moved = x[:, *(slice(i * d, i * d + n) for i, d, n in zip(tap, dilation, size, strict=True))]
+        total += moved.reshape(-1, channels) @ kernel[tap]
+    return total.reshape(len(x), *size, features)
+
+
+def _for_input_by_taps(x, kernel, g, *, padding, dilation):
+    """The gradient for x, of a convolution without strides."""
+    axes = len(dilation)
+    reach = [(t - 1) * d for t, d in zip(kernel.shape[:axes], dilation, strict=True)]
+    pads = [(n - before, n - after) for n, (before, after) in zip(reach, padding, strict=True)]
+    return _by_taps(g, jnp.flip(kernel, range(axes)).swapaxes(-1, -2), pads, dilation)
 
 
 def _for_input(x, kernel, g, *, strides, padding):

@@ -1,4 +1,4 @@
-"""The gradients of `convolve` on a CPU, against those that XLA derives."""
+"""`convolve` and its gradients on a CPU, against XLA's."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,15 @@ from jax.sharding import AxisType
 
 from simvq_jax.models import convolution
 
-# x, kernel, features, strides, padding, dilation. Strides that divide and that do not, a kernel shorter than its
-# stride, rows that fill no whole block, more features than places.
+# x, kernel, features, strides, padding, dilation. Kernels larger than what they are laid over:
+LARGE_KERNELS = {
+    "large kernel": ((2, 4, 3, 6), (3, 3), 8, (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "large kernel, dilated": ((1, 5, 7, 6), (3, 3), 9, (1, 1), ((2, 0), (3, 4)), (1, 2)),
+    "large kernel, more padding than reach": ((2, 3, 2, 60), (1, 1), 30, (1, 1), ((1, 0), (0, 2)), (1, 1)),
+    "large kernel over one axis": ((2, 7, 6), (4,), 9, (1,), ((2, 1),), (1,)),
+}
+# Strides that divide and that do not, a kernel shorter than its stride, rows that fill no whole block, more features
+# than places.
 CASES = {
     "3x3": ((2, 9, 7, 3), (3, 3), 5, (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "4x4, stride 2": ((2, 9, 8, 3), (4, 4), 5, (2, 2), ((1, 1), (1, 1)), (1, 1)),
@@ -22,6 +29,7 @@ CASES = {
     "over one axis, shorter than its stride": ((2, 50, 3), (2,), 5, (4,), ((0, 0),), (1,)),
     "several blocks": ((2, 200, 30, 16), (3, 3), 5, (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "many features": ((2, 21, 3, 2), (3, 3), 100, (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    **LARGE_KERNELS,
 }
 
 
@@ -46,9 +54,23 @@ def test_gradients_are_those_of_xla(monkeypatch, name):
         np.testing.assert_allclose(got, expected, atol=2e-6 * abs(expected).max(), rtol=0)
 
 
-def test_own_gradients_are_for_large_and_wide_results_on_a_lone_cpu(monkeypatch):
+@pytest.mark.parametrize("name", LARGE_KERNELS)
+def test_large_kernels_are_multiplied_where_they_lie(monkeypatch, name):
+    monkeypatch.setattr(convolution, "LONG", 1)
+    traced = gradients(convolution.convolve, CASES[name])[0]
+    over_one_axis = len(CASES[name][1]) == 1  # where XLA's gradient for the kernel is as fast
+    for platform, left in {"cpu": int(over_one_axis), "cuda": 3}.items():
+        assert traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.convolution") == left
+
+
+def test_own_gradients_are_for_large_and_wide_results_or_long_products_on_a_lone_cpu(monkeypatch):
     case = CASES["3x3"]
     assert "while" not in gradients(convolution.convolve, case)[0].lower().as_text()
+    with monkeypatch.context() as long:
+        long.setattr(convolution, "LONG", 2 * 9 * 7 * 9 * 3 * 5)
+        assert "while" in gradients(convolution.convolve, case)[0].lower().as_text()
+        long.setattr(convolution, "LONG", 2 * 9 * 7 * 9 * 3 * 5 + 1)
+        assert "while" not in gradients(convolution.convolve, case)[0].lower().as_text()
     monkeypatch.setattr(convolution, "LARGE", 63)
     assert "while" not in gradients(convolution.convolve, case)[0].lower().as_text()
     monkeypatch.setattr(convolution, "WIDE", 5)
