@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.flags import numbers
 from benchmarks.official_step import import_torch, replace_module
 from benchmarks.timing import Contender, OtherLoad, alternate, provenance, ratio, summary, write_json
 from simvq_jax import build, cli
@@ -88,7 +89,7 @@ def main(official_checkout: str, codebook_sizes: str, seconds: float, repeats: i
     sample_rate = cli.load_config(CONFIG)[1].data.sample_rate
     sound = 0.1 * np.random.default_rng(0).standard_normal((1, round(seconds * sample_rate))).astype(np.float32)
     load, cases = OtherLoad(), []
-    for size in map(int, codebook_sizes.split(",")):
+    for size in numbers(codebook_sizes, "codebook_sizes"):
         contenders = {("ours", part): run for part, run in ours(sound, size).items()}
         if official_checkout:
             peers = official(Path(official_checkout), sound, size)

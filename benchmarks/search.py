@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import timing
+from benchmarks.flags import numbers
 from benchmarks.limits import kernel_rows, known_limits, large_size
 from benchmarks.peers import Method, Peer, UnavailableError, known_peers, ours
 from benchmarks.problems import Problem, Reference, random_problem
@@ -175,13 +176,6 @@ def _cells(row: dict[str, Any]) -> list[object]:
     ]
 
 
-def _numbers(text: str, flag: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise ValueError(f"--{flag} is {text!r} but must be whole numbers from 1 on, separated by commas.")
-    return [int(part) for part in parts]
-
-
 def main(**flags) -> None:
     settings = Settings(**flags)
     unknown = set(settings.passes.split(",")) - {"forward", "backward"}
@@ -190,7 +184,7 @@ def main(**flags) -> None:
     if settings.tokens < 1 or settings.repeats < 1:
         raise ValueError(f"--tokens is {settings.tokens} and --repeats {settings.repeats} but both must be at least 1.")
     report = Report(settings.out)
-    sizes, dims = _numbers(settings.codebook_sizes, "codebook_sizes"), _numbers(settings.dims, "dims")
+    sizes, dims = numbers(settings.codebook_sizes, "codebook_sizes"), numbers(settings.dims, "dims")
     for kind, d, k in itertools.product(settings.data.split(","), dims, sizes):
         run_problem(kind, k, d, settings, report)
 

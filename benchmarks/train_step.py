@@ -4,9 +4,10 @@
         [--repeats=5] [--calls=1] [--dtype=float32] [--batch_size=0] [--out=benchmarks/results/train_step_cpu.json]
 
 The step is all of training on one batch that lies on the device: generator, discriminator, both optimisers, moving
-average; no LPIPS, no data loading, no logging. The two train the same network with the same losses on the same
-photographs, each from random weights of its own. The official one needs PyTorch, einops and a checkout of
-github.com/youngsheen/SimVQ (see official_step.py); without --official ours is timed alone.
+average; no LPIPS, no data loading, no logging. The two train the same network with the same losses, by the paper's
+recipe, on the same photographs, each from random weights of its own; what this project's recipe adds is for
+recipe_cost.py. The official one needs PyTorch, einops and a checkout of github.com/youngsheen/SimVQ (see
+official_step.py); without --official ours is timed alone.
 
 Parts, each timed by itself in the same alternation:
   convolutions  encoder, decoder and discriminator with their losses, forward and backward, the latents handed to the
@@ -30,6 +31,7 @@ import jax
 import numpy as np
 
 from benchmarks import timing
+from benchmarks.flags import numbers
 from benchmarks.official_step import OfficialStep, import_torch
 from benchmarks.our_step import OurStep
 from benchmarks.timing import Contender
@@ -39,7 +41,7 @@ from simvq_jax.data.sources import SkipLog
 from simvq_jax.inputs import build_train_batches
 from simvq_jax.mesh import make_mesh
 
-CONFIG = "configs/imagenet128_simvq.py"
+CONFIG = "configs/imagenet128_simvq.py:65k,paper"
 SETTINGS: dict[str, dict[str, Any]] = {
     "official": {"model.width": 128, "data.size": 128, "batch_size": 4},
     "small": {"model.width": 32, "data.size": 64, "batch_size": 16},
@@ -160,8 +162,8 @@ def main(
     check_flags(official, repeats, calls)
     rows = []
     for setting in settings.split(","):
-        for codebook_size in codebook_sizes.split(","):
-            config = make_config(setting, int(codebook_size), dtype, batch_size)
+        for codebook_size in numbers(codebook_sizes, "codebook_sizes"):
+            config = make_config(setting, codebook_size, dtype, batch_size)
             rows.append({"setting": setting} | measure(config, official, repeats, calls))
             gc.collect()
             jax.clear_caches()

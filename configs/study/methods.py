@@ -5,6 +5,9 @@ or  python -m simvq_jax.train --config=configs/study/methods.py:reduced --workdi
 
 Only the quantizer differs, and for SimVQ the recipe: this project's; "plain", the quantizer as published; and the
 paper's, which has another schedule for the networks too. Others are set as their papers have them where that fits.
+vqgan_lc needs its features first, of a trained tokenizer of FEATURE_DIM dimensions:
+
+    bash launch/quickstart.sh && python -m benchmarks.features --run=runs/quickstart --out=runs/study/features
 """
 
 import math
@@ -14,6 +17,7 @@ from configs import recipes
 from configs.study import base
 
 FSQ_LEVELS = {1024: (8, 5, 5, 5), 8192: (8, 8, 8, 16), 65_536: (8, 8, 8, 8, 16), 262_144: (8, 8, 8, 8, 8, 8)}
+FEATURE_DIM = 64
 RESTART = {"restart_after": 65_536}
 METHODS: dict[str, dict[str, Any]] = {
     "vq": {"kind": "vq"},
@@ -33,9 +37,11 @@ get_config = base.get_config
 
 def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
+    plain, paper = (base.changes(recipe, get_config(size)) for recipe in (recipes.plain, recipes.paper))
     for k in base.CODEBOOK_SIZES[size]:
-        plain, paper = (base.changes(recipe, get_config(size)) for recipe in (recipes.plain, recipes.paper))
-        for name, changes in {**_methods(k), "simvq_plain": plain, "simvq_paper": paper}.items():
+        features = {"quantizer.basis_file": f"runs/study/features_{k}.npy", "quantizer.basis_dim": FEATURE_DIM}
+        of_simvq = {"simvq_plain": plain, "simvq_paper": paper, "vqgan_lc": plain | features}
+        for name, changes in {**_methods(k), **of_simvq}.items():
             for seed in SEEDS[size] if name in HEADLINE else SEEDS[size][:1]:
                 add(f"{name}_{k}_seed{seed}", {"quantizer.codebook_size": k, "seed": seed, **changes})
 
