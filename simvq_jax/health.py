@@ -10,8 +10,14 @@ from simvq_jax.optim import transforms_of
 from simvq_jax.quantize.base import NEVER, USAGE_WINDOW
 
 TOKENS_A_CODE = 20  # of the recent window: enough for every code of an even codebook to be chosen
+NARROW = 0.01  # perplexity over K (or the window) below which a codebook too large for LOW yet is said to collapse
 TOKEN_SPACE = ("simvq", "vq", "ema_vq", "moment_vq")  # kinds whose codes are compared with the tokens themselves
-WATCHED = ("train/codebook_utilization_recent", "train/token_scale", "train/code_scale")
+WATCHED = (
+    "train/codebook_utilization_recent",
+    "train/codebook_perplexity",
+    "train/token_scale",
+    "train/code_scale",
+)
 FALLEN, LOW = 0.5, 0.25  # shares of the best utilization so far, and of all codes, below which it is said
 FAR = 4.0  # ratio of scales of tokens and codes from which on it is said
 
@@ -72,7 +78,7 @@ class CollapseWatch:
         region = quantizer.codebook_loss == "region"
         self._pull = "raise quantizer.region_sources" if region else "set quantizer.codebook_loss to region"
         self._window = TOKENS_A_CODE * self._size
-        self._settled = 2 * self._window / tokens_a_step  # steps
+        self._settled, self._begun = 2 * self._window / tokens_a_step, USAGE_WINDOW / tokens_a_step  # steps
         self._best = 0.0
         self._said: set[str] = set()
 
@@ -80,7 +86,8 @@ class CollapseWatch:
         """Sentences that are new with this row of "train/..." means; none where it has no finite ones."""
         used = row.get("train/codebook_utilization_recent_least", row["train/codebook_utilization_recent"])
         scales = row["train/token_scale"] / max(row["train/code_scale"], 1e-30)
-        if not math.isfinite(used + scales):
+        perplexity = row["train/codebook_perplexity"]
+        if not math.isfinite(used + scales + perplexity):
             return []
         self._best = max(self._best, used)
         settled = step >= self._settled
@@ -89,6 +96,11 @@ class CollapseWatch:
                 settled and used < LOW,
                 f"only {used:.1%} of the {self._size:,} codes were chosen in the last {self._window:,} tokens, so the"
                 " codebook has collapsed",
+                f"{self._pull}, and raise optimizer.transform_learning_rate",
+            ),
+            "narrow": (
+                self._begun <= step < self._settled and perplexity < NARROW * min(self._size, USAGE_WINDOW),
+                f"tokens choose as if among {perplexity:,.0f} of the {self._size:,} codes, so the codebook collapses",
                 f"{self._pull}, and raise optimizer.transform_learning_rate",
             ),
             "fallen": (

@@ -141,6 +141,8 @@ def limit_spread(inner: optax.GradientTransformation, limit: float) -> optax.Gra
 
         updates = _with_quantizer(updates, {path: without_lost(path, u) for path, u in _flat(updates).items()})
         updates, inner_state = inner.update(updates, state.inner, params)
+        # Its momentum still moves what is lost.
+        updates = _with_quantizer(updates, {path: without_lost(path, u) for path, u in _flat(updates).items()})
         updates = _with_quantizer(updates, {path: limited(path, u) for path, u in _flat(updates).items()})
         factors = {path: jnp.where(lost[path[:-2]], limit / ratios[path[:-2]], 1.0) for path in kernels}
         return updates, SpreadState(inner_state, unflatten_dict(factors))

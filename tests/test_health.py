@@ -54,15 +54,20 @@ def test_the_rank_is_of_the_transform_or_absent():
     np.testing.assert_allclose(jax.device_get(rank_figures({"quantizer": stages}))["train/transform_effective_rank"], 2)
 
 
-def row(used, tokens=1.0, codes=1.0):
-    return {"train/codebook_utilization_recent": used, "train/token_scale": tokens, "train/code_scale": codes}
+def row(used, tokens=1.0, codes=1.0, perplexity=900.0):
+    return {
+        "train/codebook_utilization_recent": used,
+        "train/codebook_perplexity": perplexity,
+        "train/token_scale": tokens,
+        "train/code_scale": codes,
+    }
 
 
 SETTLED = 2 * TOKENS_A_CODE * 1024 // 1024
 
 
-def watch(kind="simvq", codebook_loss="token"):
-    quantizer = SimpleNamespace(kind=kind, codebook_size=1024, codebook_loss=codebook_loss)
+def watch(kind="simvq", codebook_loss="token", codebook_size=1024):
+    quantizer = SimpleNamespace(kind=kind, codebook_size=codebook_size, codebook_loss=codebook_loss)
     return CollapseWatch(quantizer, tokens_a_step=1024)
 
 
@@ -100,6 +105,18 @@ def test_a_collapse_is_told_once_and_again_when_it_comes_back():
     assert sick.look(SETTLED + 2, row(0.9)) == []
     fallen = sick.look(SETTLED + 3, row(0.1))
     assert len(fallen) == 2 and any("fell from 90.0% to 10.0%" in s for s in fallen)
+
+
+def test_of_a_large_codebook_few_codes_in_the_first_window_are_told_before_its_use_can_be():
+    size, first = 65_536, USAGE_WINDOW // 1024
+    sick, healthy = (watch(codebook_size=size) for _ in range(2))
+    assert sick.look(first - 1, row(0.01, perplexity=9.0)) == []  # too early to say
+    (sentence,) = sick.look(first, row(0.01, perplexity=9.0))
+    assert "as if among 9 of the 65,536 codes" in sentence and "quantizer.codebook_loss to region" in sentence
+    assert healthy.look(first, row(0.01, perplexity=0.02 * size)) == []
+    (sentence,) = sick.look(2 * TOKENS_A_CODE * size // 1024, row(0.01, perplexity=9.0))
+    assert "only 1.0% of the 65,536 codes" in sentence
+    assert watch().look(USAGE_WINDOW // 1024, row(0.9, perplexity=9.0)) == []  # of a small one use is the measure
 
 
 @pytest.mark.parametrize("tokens", [5.0, 0.2])

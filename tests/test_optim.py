@@ -270,6 +270,18 @@ def test_codes_far_outside_the_tokens_are_drawn_in_at_once(ratio):
     assert np.all(np.asarray(updates["quantizer"]["transform"]["kernel"]) < -0.2)  # Adam's memory is not of 1e3
 
 
+def test_codes_far_outside_are_drawn_in_alone_though_the_optimiser_is_in_motion():
+    params = parameters()
+    optimizer = limited()
+    ones = jax.tree.map(jnp.ones_like, params)
+    _, state = optimizer.update(ones, optimizer.init(params), params, codebook_stats=stats_of(0.5))
+    updates, state = optimizer.update(ones, state, params, codebook_stats=stats_of(10.0))
+    after, before = transform_after(updates, params), params["quantizer"]["transform"]
+    np.testing.assert_allclose(after["kernel"], 0.09 * before["kernel"], rtol=1e-5)
+    np.testing.assert_array_equal(after["bias"], before["bias"])
+    assert jax.tree.leaves(scale_factors(state)) == [pytest.approx(0.09)]
+
+
 def test_every_stage_has_a_limit_of_its_own():
     stages = {f"stages_{i}": parameters()["quantizer"] for i in range(2)}
     params = {**parameters(), "quantizer": stages}

@@ -16,7 +16,7 @@ from typing import Any
 from configs import recipes
 from configs.study import base
 
-FSQ_LEVELS = {1024: (8, 5, 5, 5), 8192: (8, 8, 8, 16), 65_536: (8, 8, 8, 8, 16), 262_144: (8, 8, 8, 8, 8, 8)}
+FSQ_LEVELS = {1024: (8, 5, 5, 5), 8192: (8, 8, 8, 16), 65_536: (8, 8, 8, 5, 5, 5), 262_144: (8, 8, 8, 8, 8, 8)}
 FEATURE_DIM = 64
 RESTART = {"restart_after": 65_536}
 METHODS: dict[str, dict[str, Any]] = {

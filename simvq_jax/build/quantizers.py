@@ -42,7 +42,7 @@ def build_quantizer(config, dtype):
                 f"quantizer.estimator is {quantizer.estimator!r} but the gradient passes straight through residual"
                 " stages: set it to straight_through, or quantizer.stages to 1."
             )
-        return ResidualQuantizer([build(quantizer, dtype) for _ in range(quantizer.stages)], dtype, quantizer.dropout)
+        return ResidualQuantizer([build(quantizer, None) for _ in range(quantizer.stages)], dtype, quantizer.dropout)
     if quantizer.dim % quantizer.stages:
         raise ValueError(
             f"quantizer.stages is {quantizer.stages} but does not divide quantizer.dim = {quantizer.dim}: change one."

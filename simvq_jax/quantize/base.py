@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 HIGHEST = jax.lax.Precision.HIGHEST
 USAGE_WINDOW = 262_144  # tokens over which training utilization and perplexity are stated
+LEAST_USAGE = 4  # tokens a code over which usage is counted, at least: of fewer, even use looks uneven by chance
 NEVER = 2**30  # age of a code that was never selected; ages stop here
 
 
@@ -100,7 +101,8 @@ class Quantizer(nn.Module):
     With `train=True` the statistics advance (make `codebook_stats` mutable).
 
     Collections: `codebook_stats` holds what a training step changes: `age` int32 (K,), tokens seen since the code
-    was last selected, and `usage` float32 (K,), selections with exponential forgetting over USAGE_WINDOW tokens.
+    was last selected, and `usage` float32 (K,), selections with exponential forgetting over USAGE_WINDOW tokens, or
+    over LEAST_USAGE a code where those are more (K > 65,536).
     """
 
     @property
@@ -148,7 +150,8 @@ class Quantizer(nn.Module):
         total = jnp.sum(counts)
         older = jnp.minimum(self.age.value + total.astype(jnp.int32), NEVER)
         self.age.value = jnp.where(counts > 0, 0, older)
-        self.usage.value = jnp.exp(-total / USAGE_WINDOW) * self.usage.value + counts
+        window = max(USAGE_WINDOW, LEAST_USAGE * self.codebook_size)
+        self.usage.value = jnp.exp(-total / window) * self.usage.value + counts
 
 
 def counted_tokens(z, mask):

@@ -59,7 +59,7 @@ class ResidualQuantizer(_Compound):
     passes straight through all of them at once, whatever their own estimators.
 
     Fields:
-        stages: quantizers of one `dim`, as `[SimVQ(1024, 64) for _ in range(8)]`.
+        stages: quantizers of one `dim`, as `[SimVQ(1024, 64) for _ in range(8)]`, without a dtype of their own.
         dropout: in training, share of the items (first axis of z) that are given a random number of stages, from one
             up, so that few stages serve too; it needs `rngs={"quantizer": key}`.
         dtype: of z_q; None keeps that of z.
@@ -76,6 +76,12 @@ class ResidualQuantizer(_Compound):
         dims = [stage.dim for stage in self.stages]
         if len(set(dims)) > 1:
             raise ValueError(f"the stages have dims {dims} but quantize what others left: give all the same dim.")
+        for stage in self.stages:
+            if stage.dtype is not None and jnp.dtype(stage.dtype) != jnp.float32:
+                raise ValueError(
+                    f"a stage has dtype {jnp.dtype(stage.dtype)} but what it leaves is float32: leave it None, and set"
+                    " that of the ResidualQuantizer."
+                )
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout is {self.dropout} but must lie in [0, 1].")
 
@@ -89,7 +95,7 @@ class ResidualQuantizer(_Compound):
             counts = weight > 0 if active is None else (weight > 0) & (number < active)
             counts = None if mask is None and active is None else counts
             outs.append(stage(left, mask=counts, train=train))
-            code = jax.lax.stop_gradient(stage.lookup(outs[-1].indices))
+            code = jax.lax.stop_gradient(outs[-1].z_q)  # not a lookup: codes may have moved on with this batch
             if active is not None:
                 code = jnp.where((number < active)[..., None], code, 0.0)
             values, left = values + code, left - code

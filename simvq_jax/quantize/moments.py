@@ -9,7 +9,9 @@ from simvq_jax.quantize.base import HIGHEST, Quantized
 from simvq_jax.quantize.basis import draw
 from simvq_jax.quantize.nearest import NearestCode
 
-JITTER = 1e-6  # of the mean variance, added to each dimension's: tokens may lie in fewer dimensions than d
+# Tokens may lie in fewer dimensions than d. Added to each one's variance, of all together: what float32 rounds in a
+# covariance and in its factors, which would make others negative.
+JITTER = 2 * jnp.finfo(jnp.float32).eps
 
 
 class MomentVQ(NearestCode):
@@ -39,7 +41,7 @@ class MomentVQ(NearestCode):
 
     def codes(self):
         covariance = self.covariance.value
-        jitter = JITTER * jnp.trace(covariance) / self.dim + jnp.finfo(jnp.float32).tiny
+        jitter = JITTER * self.dim * jnp.trace(covariance) + jnp.finfo(jnp.float32).tiny
         lower = jnp.linalg.cholesky(covariance + jitter * jnp.eye(self.dim))
         return self.basis.value, (self.dim**0.5 * lower.T, self.mean.value)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simvq_jax.quantize.base import Affine, Quantized, Quantizer, count_codes, counted_tokens, mean_square
+from simvq_jax.quantize.base import HIGHEST, Affine, Quantized, Quantizer, count_codes, counted_tokens, mean_square
 from simvq_jax.quantize.estimators import straight_through
 
 
@@ -164,7 +164,8 @@ class LFQ(_Scalar):
             signs = np.where(np.arange(2**size)[:, None] >> np.arange(size) & 1, 1.0, -1.0).astype(np.float32)
             # log of the product of the bits' probabilities: log sigmoid(s l) = (s l - softplus(l) - softplus(-l)) / 2
             constant = jnp.sum(jax.nn.softplus(group) + jax.nn.softplus(-group), axis=-1, keepdims=True)
-            mean = share @ jnp.exp((group @ signs.T - constant) / 2)
+            doubled = jnp.dot(group, signs.T, precision=HIGHEST) - constant
+            mean = jnp.dot(share, jnp.exp(doubled / 2), precision=HIGHEST)
             of_mean -= jnp.sum(mean * jnp.log(jnp.maximum(mean, 1e-12)))
         return of_tokens - self.diversity * of_mean
 

@@ -167,8 +167,8 @@ class SimVQ(NearestCode):
 
     def _spread_ratio(self, tokens, weight):
         """The codes' root mean square distance from their mean over the tokens': (). The old one of tokens that are all
-        equal. SPREAD_CODES codes are looked at: any will do, for they are drawn alike."""
-        codes = self.take(jnp.arange(min(self.codebook_size, SPREAD_CODES)))
+        equal. Of many codes about SPREAD_CODES are looked at, from all over the codebook: features have an order."""
+        codes = self.take(jnp.arange(0, self.codebook_size, max(self.codebook_size // SPREAD_CODES, 1)))
         of_codes = mean_and_variance(codes, jnp.ones(len(codes)))[1]
         of_tokens = mean_and_variance(tokens, weight)[1]
         ratio = jnp.sqrt(of_codes / jnp.where(of_tokens > 0, of_tokens, 1.0))

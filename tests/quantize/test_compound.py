@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simvq_jax.quantize import FSQ, LFQ, VQ, ProductQuantizer, ResidualQuantizer, SimVQ
+from simvq_jax.quantize import EMAVQ, FSQ, LFQ, VQ, ProductQuantizer, ResidualQuantizer, SimVQ
 
 D = 6
 TOKENS = np.random.default_rng(0).standard_normal((4, 5, D), np.float32)
@@ -51,6 +51,24 @@ def test_each_stage_quantizes_what_is_left():
     np.testing.assert_allclose(out.loss, np.mean(losses), rtol=1e-5)
     assert module.dim == D and module.codebook_size == (16, 16, 16)
     np.testing.assert_array_equal(out.z_q, module.apply(variables, out.indices, method="lookup"))
+
+
+@pytest.mark.parametrize(
+    "stage", [EMAVQ(16, D, decay=0.1), VQ(16, D, codebook_init="normal", restart_after=1), SimVQ(16, D)]
+)
+def test_a_training_step_leaves_what_the_codes_were_not_what_they_become(stage):
+    module, variables = made(ResidualQuantizer((stage, stage.clone())))
+    out, changed = trained(module, variables, TOKENS)
+    np.testing.assert_array_equal(out.indices, module.apply(variables, TOKENS).indices)
+    np.testing.assert_array_equal(out.z_q, module.apply(variables, out.indices, method="lookup"))
+    if isinstance(stage, EMAVQ):
+        assert np.any(out.z_q != module.apply({**variables, **changed}, out.indices, method="lookup"))
+
+
+def test_stages_that_would_round_what_they_leave_are_refused():
+    module = ResidualQuantizer(stages(dtype=jnp.bfloat16))
+    with pytest.raises(ValueError, match=r"a stage has dtype bfloat16 but what it leaves is float32: leave it None"):
+        jax.eval_shape(module.init, jax.random.key(0), TOKENS)
 
 
 def test_fewer_indices_than_stages_give_the_first_stages_sum():

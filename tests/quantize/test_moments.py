@@ -75,6 +75,24 @@ def test_tokens_of_one_dimension_or_all_equal_are_no_trouble():
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((out.z_q, out.loss, after)))
 
 
+@pytest.mark.parametrize("dim", [64, 512])
+@pytest.mark.parametrize("falling", [0.0, 0.5])
+def test_tokens_of_few_dimensions_among_many_are_no_trouble(dim, falling):
+    """Two of them, or ever narrower ones: what float32 rounds there is more than their variance."""
+    module = MomentVQ(256, dim)
+    variables = jax.jit(functools.partial(module.init, method="codebook"))(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    spreads = falling ** np.arange(dim) if falling else np.arange(dim) < 2
+    turn = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+    z = (100 * rng.standard_normal((500, dim)) * spreads @ turn + 3).astype(np.float32)
+    out, after = trained(module, variables, z)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((out.z_q, out.loss, after)))
+    codes = np.asarray(module.apply(after, method="codebook"), np.float64)
+    scale = np.cov(z.T).max()
+    np.testing.assert_allclose(np.cov(codes.T) / scale, np.cov(z.T) / scale, atol=0.5)
+    assert np.trace(np.cov(codes.T)) < 1.3 * np.trace(np.cov(z.T))
+
+
 def test_only_the_commitment_is_trained():
     module, variables = made()
     z = tokens(20)

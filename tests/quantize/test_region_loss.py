@@ -10,7 +10,8 @@ import optax
 import pytest
 from small_simvq import D, apply, make, tokens, trained, with_params
 
-from simvq_jax.quantize import SimVQ, region
+from simvq_jax.mesh import batch_sharding, make_mesh
+from simvq_jax.quantize import SimVQ, region, simvq
 
 
 @pytest.fixture
@@ -123,9 +124,9 @@ def test_training_with_the_region_loss_asks_for_its_key():
 
 def test_the_codebook_is_not_formed_for_it():
     """The gradient's program at K = 262,144 makes no array of codes by dimensions, and keeps within 256 MB."""
-    k, d = 262_144, 32
-    module = SimVQ(k, d, codebook_loss="region", region_sources=256)
-    z = jax.ShapeDtypeStruct((512, d), jnp.float32)
+    k, d = 262_144, 128
+    module = SimVQ(k, d, codebook_loss="region", region_sources=2048)
+    z = jax.ShapeDtypeStruct((4096, d), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), z)
 
     def loss(params, variables, z, key):
@@ -141,6 +142,27 @@ def test_the_codebook_is_not_formed_for_it():
     made_of = re.findall(rf"f32\[{k},{d}\]\S* (\S+)\(", program.as_text())
     assert made_of and set(made_of) <= {"parameter", "get-tuple-element"}
     assert program.memory_analysis().temp_size_in_bytes < 256 * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [{}, {"codebook": 4}])
+def test_of_a_large_codebook_devices_pull_the_same_codes_as_one(monkeypatch, axes):
+    """Of one larger than REGION_CODES, whose codes out of use are gathered from all over the devices."""
+    monkeypatch.setattr(simvq, "REGION_CODES", 16)
+    module = SimVQ(64, D, codebook_loss="region", region_sources=16)
+    z = tokens(128)
+    variables = jax.jit(module.init)(jax.random.key(0), z)
+
+    def step(params, z):
+        out, stats = trained.__wrapped__(module, with_params(variables, params), z)
+        return out.losses["codebook"], stats
+
+    run = jax.value_and_grad(step, has_aux=True)
+    alone = jax.jit(run)(variables["params"], z)
+    mesh = make_mesh(**axes)
+    with jax.set_mesh(mesh):
+        shared = jax.jit(run)(variables["params"], jax.device_put(z, batch_sharding(mesh)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), shared, alone)
 
 
 def test_a_far_code_is_pulled_to_the_nearest_token_though_no_token_is_nearest_to_it():

@@ -269,6 +269,14 @@ def test_usage_forgets_by_the_number_of_tokens():
     np.testing.assert_allclose(stats["usage"], np.exp(-1500 / USAGE_WINDOW) * 1000.0 + counts, rtol=1e-6)
 
 
+def test_usage_of_a_large_codebook_is_counted_over_more_tokens():
+    """At one token a code of even use, a seventh of the codes would have less than a quarter of the mean's."""
+    module, variables = make(codebook_size=100_000)
+    before = {**variables["codebook_stats"], "usage": jnp.full(100_000, 1000.0)}
+    _, stats = trained(module, {**variables, "codebook_stats": before}, tokens(2000))
+    np.testing.assert_allclose(np.median(stats["usage"]), np.exp(-2000 / 400_000) * 1000.0, rtol=1e-6)
+
+
 @pytest.mark.parametrize("fields", [{}, {"hidden": 16}, {"trainable_basis": True}, {"codebook_size": 5000}])
 def test_the_spread_ratio_is_that_of_the_codes_to_the_tokens_that_count(fields):
     module, variables = make(**fields)
