@@ -17,6 +17,8 @@ def sweep(add, size: str = "reduced"):
     add("vit_simvq_paper", {**vit, **base.changes(recipes.paper, get_config(size))})
     add("vit_vq", {**vit, "quantizer.kind": "vq"})
     add("cnn_simvq", {})
+    add("cnn_simvq_paper", base.changes(recipes.paper, get_config(size)))
+    add("cnn_vq", {"quantizer.kind": "vq"})
     stages = {"quantizer.codebook_size": 1024, "quantizer.stages": 4}
     add("residual_simvq", stages)
     add("residual_simvq_paper", {**stages, **base.changes(recipes.paper, get_config(size))})

@@ -3,12 +3,19 @@
     python launch/sweep.py --config=configs/study/basis.py:reduced --workdir=runs/study/basis
 or  python -m simvq_jax.train --config=configs/study/basis.py:reduced --workdir=runs/study/one
 
-The paper's ablation (its table at K = 65,536), under this project's recipe.
+The paper's ablation (its table at K = 65,536; reduced, 8,192), under this project's recipe and in the plain quantizer.
 """
 
+from configs import recipes
 from configs.study import base
 
-get_config = base.get_config
+
+def get_config(size: str = "reduced"):
+    """size: "reduced" or "full"."""
+    config = base.get_config(size)
+    if size == "full":
+        config.quantizer.codebook_size = 65_536
+    return config
 
 
 def sweep(add, size: str = "reduced"):
@@ -17,6 +24,9 @@ def sweep(add, size: str = "reduced"):
         for trained in (False, True):
             name = f"{init}_{'trained' if trained else 'frozen'}"
             add(name, {"quantizer.basis_init": init, "quantizer.trainable_basis": trained})
+    plain = base.changes(recipes.plain, get_config(size))
+    add("plain_normal_frozen", plain)
+    add("plain_normal_trained", {**plain, "quantizer.trainable_basis": True})
     frozen_transform = {"optimizer.transform_learning_rate": 0.0, "optimizer.spread_limit": 0.0}
     add("normal_trained_transform_frozen", {"quantizer.trainable_basis": True, **frozen_transform})
     add("tokens_frozen", {"quantizer.basis_init": "tokens"})
