@@ -11,8 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from benchmarks import timing
 from benchmarks.runs import FOLDER
+from configs import common
 from launch import sweep
 from simvq_jax import cli
 from simvq_jax.drawing.curves import read_metrics
@@ -23,7 +26,7 @@ PACKAGES = ("flax", "optax", "numpy")
 
 
 def record(run: sweep.Run, argument: str, workdir: Path) -> dict[str, Any]:
-    """What is kept of a finished run."""
+    """What is kept of a finished run. "config": every key whose value is not that of configs/common.py."""
     folder = workdir / run.name
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     numbers = read_metrics(folder).numbers
@@ -37,6 +40,7 @@ def record(run: sweep.Run, argument: str, workdir: Path) -> dict[str, Any]:
         "machine": timing.machine(),
         "versions": of_installed(["jax", *PACKAGES]),
         "changes": run.changes,
+        "config": _chosen(config),
         "seed": config["seed"],
         "steps": config["steps"],
         "batch_size": config["batch_size"],
@@ -46,6 +50,11 @@ def record(run: sweep.Run, argument: str, workdir: Path) -> dict[str, Any]:
         "figures": {name: _rounded(value) for name, value in sorted((last | evaluation).items())},
         "curves": {name: _curve(numbers[name]) for name in CURVES if name in numbers},
     }
+
+
+def _chosen(config: dict[str, Any]) -> dict[str, Any]:
+    usual = flatten_dict(json.loads(common.get_config().to_json()), sep=".")
+    return {key: value for key, value in flatten_dict(config, sep=".").items() if value != usual.get(key)}
 
 
 def _curve(by_step: dict[int, float]) -> dict[str, list]:

@@ -4,13 +4,17 @@ import statistics
 
 from benchmarks.runs import Run, use_curve
 from benchmarks.timing import markdown_table
+from simvq_jax.health import TOKENS_A_CODE
 
 NEAR = 0.05  # utilization so many hundredths short of the best is regained
 TEXT = (
     "Codes start at a multiple of the tokens' scale: with this project's recipe and in simvq_plain_centred around the"
-    " tokens' mean, else around the origin, as the paper's do. A cell has the share of codes in use at the end, and the"
-    f" first logged step from which on it was within {100 * NEAR:.0f} points of the best recipe of that K started at"
-    " the tokens' own scale. UR-AUC is the mean of that share over steps and the wrong scales, in percent."
+    " tokens' mean, else around the origin, as the paper's do. A cell has the share of codes in use at the end, over"
+    f" the last {TOKENS_A_CODE} tokens a code, and the first logged step from which on it was within"
+    f" {100 * NEAR:.0f} points of the best recipe of that K started at the tokens' own scale. UR-AUC is the mean of"
+    " that share over steps and the wrong scales, in percent. As the window grows with K, and with it the time in"
+    " which a code that moves may be chosen, values of unlike K, or of other papers' windows, do not compare; those of"
+    " one K do."
 )
 Recipes = dict[tuple[int, str], dict[float, Run]]  # (codebook size, recipe) -> starting scale -> run
 

@@ -3,13 +3,12 @@
 Reads benchmarks/results/study/STUDY/RUN.json (see record.py), a "remark" in it too. Running it again changes nothing.
 """
 
-import itertools
 import json
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks import aims, recovery, toy_picture
+from benchmarks import aims, findings, recovery, toy_picture
 from benchmarks.runs import FOLDER, Run, grouped, method_of, read
 from benchmarks.timing import markdown_table
 from simvq_jax import cli
@@ -32,7 +31,8 @@ Written by `python -m benchmarks.results` from `benchmarks/results/study/`; each
 machine, versions and date. Data are scikit-image's photographs, of which a quarter is held out. **In use** is
 the share of codes chosen in the last 20 training tokens a code, in the last 262,144, or, **held out**, over
 crops of the held-out regions, which overlap. Where several seeds were run, a cell has their
-mean, and in brackets the lowest and the highest.
+mean, and in brackets the lowest and the highest; of several codebooks, it is their mean.
+
 """
 
 
@@ -58,36 +58,8 @@ def by_size(study: str, title: str) -> str:
     runs = sorted(read(study), key=lambda run: (run["codebook_size"], method_of(run), run["seed"]))
     groups = grouped(runs, lambda run: (f"{run['codebook_size']:,}", method_of(run)))
     figures = table(groups, ["K", "method"])
-    return section(title, study, runs, figures, more_codes(runs), better(runs), rank_picture(study, runs))
-
-
-def more_codes(runs: list[Run]) -> str:
-    """Says of methods with several seeds whether PSNR rises with K beyond their spread; "" where there are none."""
-    sentences = []
-    for method in sorted({method_of(run) for run in runs}):
-        by_k: dict[int, list[float]] = {}
-        for run in runs:
-            if method_of(run) == method:
-                by_k.setdefault(run["codebook_size"], []).append(run["figures"]["eval/psnr"])
-        seeded = sorted((k, values) for k, values in by_k.items() if len(values) > 1)
-        for (k, before), (more, after) in itertools.pairwise(seeded):
-            rises = "rises beyond" if min(after) > max(before) else "does not rise beyond"
-            sentences.append(f"PSNR of {method} {rises} the spread of the seeds from K = {k:,} to {more:,}.")
-    return " ".join(sentences)
-
-
-def better(runs: list[Run]) -> str:
-    """Says which methods have more codes in use held out than simvq, and which a higher PSNR, by codebook size."""
-    sentences = []
-    for k in sorted({run["codebook_size"] for run in runs}):
-        methods = grouped([run for run in runs if run["codebook_size"] == k], lambda run: (method_of(run),))
-        if ("simvq",) not in methods or len(methods) < 3:
-            continue
-        for figure, words in (("eval/codebook_utilization", "more codes held out"), ("eval/psnr", "a higher PSNR")):
-            mean = {name: statistics.mean(run["figures"][figure] for run in of) for (name,), of in methods.items()}
-            above = sorted((name for name in mean if mean[name] > mean["simvq"]), key=lambda name: -mean[name])
-            sentences.append(f"At K = {k:,}, {words} than simvq: {', '.join(above) or 'none'}.")
-    return " ".join(sentences)
+    said = [findings.more_codes(runs), findings.better(runs), findings.ranks(runs)]
+    return section(title, study, runs, figures, *said, rank_picture(study, runs))
 
 
 def rank_picture(study: str, runs: list[Run]) -> str:
@@ -107,10 +79,17 @@ def picture(name: str, series, title: str, unit: str, include=(0.0,)) -> str:
     return f"![{title}](results/{name}.svg)"
 
 
-def plain(study: str, title: str) -> str:
-    """A study of one table, a row a run."""
+def plain(study: str, title: str, say: Callable[[list[Run]], str] = lambda runs: "") -> str:
+    """A study of one table, a row a run, and what `say` makes of the runs."""
     runs = read(study)
-    return section(title, study, runs, table(grouped(runs, lambda run: (run["run"],)), ["run"]))
+    figures = table(grouped(runs, lambda run: (run["run"], codebooks_of(run))), ["run", "K"])
+    return section(title, study, runs, figures, say(runs))
+
+
+def codebooks_of(run: Run) -> str:
+    """K, of several codebooks with their number."""
+    stages = run["changes"].get("quantizer.stages", 1)
+    return f"{run['codebook_size']:,}" if stages == 1 else f"{stages} x {run['codebook_size']:,}"
 
 
 def recovered() -> str:
@@ -128,7 +107,7 @@ def toy() -> str:
     replace_text(PICTURES / "toy.svg", toy_picture.draw(found) + "\n")
     text = (
         f"The paper's toy: {len(found['tokens'])} fixed tokens (grey), and codes from around the origin moved by plain"
-        f" gradient descent; lines are the codes' ways. `{found['command']}`, {found['date']}."
+        f" gradient descent; lines are the codes' ways. {findings.toy(found)} `{found['command']}`, {found['date']}."
     )
     return f"## Which codes move\n\n{text}\n\n![Codes' ways in two dimensions](results/toy.svg)"
 
@@ -138,6 +117,9 @@ def section(title: str, study: str, runs: list[Run], *parts: str) -> str:
     if not runs:
         return ""
     made = runs[0]
+    for name in ("steps", "batch_size", "dim"):
+        if len(values := {run[name] for run in runs}) > 1:
+            raise ValueError(f"runs of {study} have {name} {sorted(values)} but stand in one table: run some anew.")
     sizes = sorted({run["codebook_size"] for run in runs if run["kind"] != "fsq"})
     tokens = int(made["figures"]["eval/tokens"])
     how = (
@@ -166,11 +148,12 @@ def write() -> None:
         toy(),
         plain("architectures", "Convolutions, a vision transformer, several codebooks"),
         recovered(),
-        plain("basis", "The basis: random or of tokens, frozen or trained"),
+        plain("basis", "The basis: random or of tokens, frozen or trained", findings.trained_basis),
         plain("rate", "Learning rate and schedule of W"),
         plain("estimators", "Estimators"),
     ]
-    replace_text(PAGE, "\n\n".join([INTRODUCTION, *filter(None, sections)]) + "\n")
+    names = markdown_table(["name", "what it is"], list(findings.NAMES.items()))
+    replace_text(PAGE, "\n\n".join([INTRODUCTION + findings.NOISE, names, *filter(None, sections)]) + "\n")
 
 
 if __name__ == "__main__":

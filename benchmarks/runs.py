@@ -1,6 +1,7 @@
 """The committed runs of the studies (record.py writes them), and what the pages ask of one."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,21 @@ def method_of(run: Run) -> str:
     return run["run"].rpartition("_seed")[0].rpartition("_")[0]
 
 
-def in_training(run: Run) -> float:
-    """The share of codes in use at the end, over the window that has TOKENS_A_CODE tokens a code."""
+def named_size(run: Run) -> int:
+    """K, of FSQ the power of two that its levels come near to."""
+    return 2 ** round(math.log2(run["codebook_size"]))
+
+
+def in_training(run: Run, of: str = "") -> float:
+    """The share of codes in use at the end, over the last USAGE_WINDOW tokens, or TOKENS_A_CODE a code if those are
+    more. of: "_least", of the worst stage."""
     enough = run["codebook_size"] * TOKENS_A_CODE <= USAGE_WINDOW
-    return run["figures"]["train/codebook_utilization" + ("" if enough else "_recent")]
+    return run["figures"]["train/codebook_utilization" + ("" if enough else "_recent") + of]
+
+
+def in_recent_training(run: Run, of: str = "") -> float:
+    """The share of codes in use at the end, over the last TOKENS_A_CODE tokens a code. of: as of `in_training`."""
+    return run["figures"]["train/codebook_utilization_recent" + of]
 
 
 def use_curve(run: Run) -> dict[str, list]:

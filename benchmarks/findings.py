@@ -1,0 +1,103 @@
+"""What the studies' tables say, in sentences made from the same runs."""
+
+import itertools
+import statistics
+from typing import Any
+
+from benchmarks.runs import Run, grouped, method_of, named_size
+
+# Like runs of 200 or 600 steps, seeds or the same with another rounding, differ by as much (docs/NOTES.md).
+ALIKE = {"eval/codebook_utilization": 0.08, "eval/psnr": 0.5}
+NOISE = (
+    "A row without brackets is one run. Like runs differ: by the rounding of a mean alone, simvq had 52.7% and 60.7% of"
+    " 8,192 codes in use held out after 200 steps, and PSNR spreads over half a decibel between seeds. Rows that are"
+    f" closer than {100 * ALIKE['eval/codebook_utilization']:.0f} points or {ALIKE['eval/psnr']} dB are not told apart."
+    " Methods are set as their papers have them where that fits and not tuned for so few steps."
+)
+NAMES = {
+    "simvq": "this project's recipe, the default of its configs (`configs/recipes.py`)",
+    "simvq_plain, plain_...": "the quantizer as published, under this project's schedule of the networks",
+    "simvq_paper": "the paper's recipe, at the networks' rate of the study (the paper's is 1e-4)",
+    "simvq_mlp": "simvq with one hidden layer in place of the linear map",
+    "moment_vq": "W in closed form from the tokens' running moments, an idea of this project",
+    "vq, ema_vq": "free codes, by gradient or as running means, from a uniform or normal start",
+    "..._kmeans_restart": "the same from k-means, codes long out of use moved to tokens",
+    "factorized_vq": "VQGAN-FC",
+    "vqgan_lc": "a trained projector over frozen features, of a tokenizer trained before (`benchmarks/features.py`)",
+    "fsq, lfq": "no stored codebook",
+    "..._trained, ..._frozen": "the basis C trained or not; tokens_...: of the encoder's first tokens",
+    "constant_R, cosine, recipe": "W at the constant rate R, by warm-up and cosine, as the recipe has it",
+}
+
+
+def more_codes(runs: list[Run]) -> str:
+    """Says of methods with several seeds whether PSNR rises with K beyond their spread; "" where there are none."""
+    sentences = []
+    for method in sorted({method_of(run) for run in runs}):
+        by_k: dict[int, list[float]] = {}
+        for run in runs:
+            if method_of(run) == method:
+                by_k.setdefault(run["codebook_size"], []).append(run["figures"]["eval/psnr"])
+        seeded = sorted((k, values) for k, values in by_k.items() if len(values) > 1)
+        for (k, before), (more, after) in itertools.pairwise(seeded):
+            rises = "rises beyond" if min(after) > max(before) else "does not rise beyond"
+            sentences.append(f"PSNR of {method} {rises} the spread of the seeds from K = {k:,} to {more:,}.")
+    return " ".join(sentences)
+
+
+def better(runs: list[Run]) -> str:
+    """Says which methods have more codes in use held out than simvq, and which a higher PSNR, by codebook size, by more
+    than like runs differ."""
+    sentences = []
+    for k in sorted({named_size(run) for run in runs}):
+        methods = grouped([run for run in runs if named_size(run) == k], lambda run: (method_of(run),))
+        if ("simvq",) not in methods or len(methods) < 3:
+            continue
+        for figure, words in (
+            ("eval/codebook_utilization", "clearly more codes held out"),
+            ("eval/psnr", "a clearly higher PSNR"),
+        ):
+            mean = {name: statistics.mean(run["figures"][figure] for run in of) for (name,), of in methods.items()}
+            above = [name for name in mean if mean[name] > mean["simvq"] + ALIKE[figure]]
+            named = ", ".join(sorted(above, key=lambda name: -mean[name])) or "none"
+            sentences.append(f"At K = {k:,}, {words} than simvq: {named}.")
+    return " ".join(sentences)
+
+
+def ranks(runs: list[Run]) -> str:
+    """Says the effective rank of simvq's W at the end, by codebook size; "" where there are no two sizes."""
+    by_k: dict[int, list[float]] = {}
+    for run in runs:
+        if method_of(run) == "simvq":
+            by_k.setdefault(run["codebook_size"], []).append(run["figures"]["train/transform_effective_rank"])
+    if len(by_k) < 2:
+        return ""
+    listed = ", ".join(f"{_spread(values)} at K = {k:,}" for k, values in sorted(by_k.items()))
+    return f"Effective rank of simvq's W at the end: {listed}. The paper finds it lower for larger K."
+
+
+def _spread(values: list[float]) -> str:
+    among = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{among}"
+
+
+def trained_basis(runs: list[Run]) -> str:
+    """Says what training C does to the codes in use held out, by recipe; "" unless both were run."""
+    shares = {run["run"]: run["figures"]["eval/codebook_utilization"] for run in runs}
+    sentences = []
+    for prefix, words in (("", "under this project's recipe"), ("plain_", "in the plain quantizer")):
+        pair = [shares.get(f"{prefix}normal_{state}") for state in ("frozen", "trained")]
+        if None not in pair:
+            sentences.append(
+                f"Training C, {words}, takes the codes in use held out from {pair[0]:.1%} to {pair[1]:.1%}."
+            )
+    ending = "In the paper's toy it brings collapse back; in its full model it costs little."
+    return " ".join([*sentences, ending]) if sentences else ""
+
+
+def toy(found: dict[str, Any]) -> str:
+    """Says how many of the toy's codes are in use at its last step."""
+    used = {name: made["used"][-1] for name, made in found["methods"].items()}
+    codes = len(next(iter(found["methods"].values()))["codes"][0])
+    listed = ", ".join(f"{count} with {name}" for name, count in used.items())
+    return f"Of its {codes} codes, in use at the end: {listed}."
