@@ -7,13 +7,12 @@
 Needs two CPU cores and 2 GB of memory.
 """
 
-from configs import quickstart
+from configs import quickstart, recipes
 
 
 def get_config(method: str = "simvq"):
     """method: as in quickstart.py."""
-    if method not in quickstart.METHODS:
-        raise ValueError(f"photos_vit.py:{method} is unknown: use one of {', '.join(quickstart.METHODS)}.")
+    recipes.check_method("photos_vit.py", method)
     config = quickstart.get_config(method)
     config.model.kind = "vit"
     config.model.patch = 4

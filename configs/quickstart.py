@@ -13,13 +13,10 @@ Expect, over 262,144 held-out tokens: SimVQ 86.8% of the codes in use and 27.51 
 
 from configs import common, recipes
 
-METHODS = ("simvq", "vq", "paper")
-
 
 def get_config(method: str = "simvq"):
     """method: "simvq"; "vq" for the collapsing baseline, trained for the same steps; "paper" for SimVQ as published."""
-    if method not in METHODS:
-        raise ValueError(f"quickstart.py:{method} is unknown: use one of {', '.join(METHODS)}.")
+    recipes.check_method("quickstart.py", method)
     config = common.get_config()
     config.steps = 600
     config.batch_size = 64

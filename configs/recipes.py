@@ -4,6 +4,14 @@ Why the first: with W at the networks' rate, as in the paper, the codebook colla
 move faster than the codes can follow (docs/RESULTS.md).
 """
 
+METHODS = ("simvq", "vq", "paper")  # of the experiments for a laptop: "vq" is the baseline that collapses
+
+
+def check_method(file: str, method: str) -> None:
+    """Raises ValueError on a method that is not in METHODS."""
+    if method not in METHODS:
+        raise ValueError(f"{file}:{method} is unknown: use one of {', '.join(METHODS)}.")
+
 
 def stable(config, transform_rate: float, warmup_fraction: float) -> None:
     """Codes that follow the tokens: W starts at their scale, keeps the codes a little closer together than they are,

@@ -2,6 +2,8 @@
 
     bash launch/quickstart.sh speech
 or  python -m simvq_jax.train --config=configs/speech_quickstart.py --workdir=runs/speech_quickstart
+    python -m simvq_jax.train --config=configs/speech_quickstart.py:vq --workdir=runs/speech_quickstart_vq
+    python -m simvq_jax.train --config=configs/speech_quickstart.py:paper --workdir=runs/speech_quickstart_paper
 
 Needs two CPU cores. The discriminators, which cost more than the rest, take part in the last 60 of 1,440 steps.
 
@@ -14,7 +16,9 @@ ends at 0.50. docs/NOTES.md has what was tried.
 from configs import common, recipes
 
 
-def get_config():
+def get_config(method: str = "simvq"):
+    """method: as in quickstart.py."""
+    recipes.check_method("speech_quickstart.py", method)
     config = common.get_config()
     config.steps = 1440
     config.batch_size = 16
@@ -39,6 +43,7 @@ def get_config():
     config.model.decoder_hidden = 384
     config.model.decoder_depth = 4
 
+    config.quantizer.kind = "vq" if method == "vq" else "simvq"
     config.quantizer.codebook_size = 1024
     config.quantizer.dim = 64
     config.losses.l1 = 0.0
@@ -58,4 +63,7 @@ def get_config():
     config.optimizer.b2 = 0.99
     config.optimizer.ema_decay = 0.98
     recipes.stable(config, transform_rate=3e-2, warmup_fraction=0.1)
+    if method == "paper":
+        config.optimizer.kind, config.optimizer.learning_rate = "adam", 1e-3  # Muon's rate would be too large for it
+        recipes.paper(config)
     return config

@@ -17,6 +17,7 @@ METHODS = ["simvq", "vq", "paper"]
 ARGUMENTS = {
     "quickstart": METHODS,
     "photos_vit": METHODS,
+    "speech_quickstart": METHODS,
     "imagenet128_simvq": [*SIZES, "65k,paper"],
     "imagenet128_vq": [*SIZES, "65k,paper"],
     "imagenet128_vit": [*SIZES, "65k,paper"],
