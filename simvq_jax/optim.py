@@ -1,5 +1,6 @@
 """Optimisers and learning-rate schedules; the codebook transform has its own of both."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -88,8 +89,10 @@ def generator_optimizer(
     W needs a far larger rate than the networks: a code moves by the product of W's step with its basis vector,
     and must keep up with tokens that the whole encoder moves (see docs/NOTES.md).
 
-    spread_limit: see `limit_spread`; 0 = off. kind: of the rest, one of OPTIMIZERS; b1 and b2 are of Adam, which Muon
-    leaves vectors to. Raises ValueError on another kind.
+    spread_limit: see `limit_spread`, whose argument `update` then needs; 0 = off. kind: of the rest, one of OPTIMIZERS;
+    b1 and b2 are of Adam, which Muon leaves vectors to. Raises ValueError on another kind.
+
+    Serves any model's parameters: the transform is what lies under the names that SimVQ gives its layers.
     """
     if kind not in OPTIMIZERS:
         raise ValueError(f"optimizer.kind is {kind!r} but must be one of {', '.join(OPTIMIZERS)}.")
@@ -103,8 +106,7 @@ def generator_optimizer(
 
 
 class SpreadState(NamedTuple):
-    """State of `limit_spread`. factors: what it multiplied W by in place of a step, else 1; nested as the parameters
-    of the quantizer."""
+    """State of `limit_spread`. factors: what it multiplied each W by in place of a step, else 1; nested as those."""
 
     inner: Any
     factors: Any
@@ -118,19 +120,22 @@ def limit_spread(inner: optax.GradientTransformation, limit: float) -> optax.Gra
     far outside few are chosen, W turns until those fit, and Adam would remember such gradients for hundreds of steps.
     Codes that are too close together need no help, for W then grows by its rate.
 
-    Needs the extra argument `codebook_stats`, the quantizer's, which has `spread_ratio` beside every transform.
+    Needs the extra argument `codebook_stats`, the collection of the model whose parameters these are: it has
+    `spread_ratio` where they have `transform`, wherever in the model the quantizer is.
     """
 
     def init(params):
         return SpreadState(inner.init(params), unflatten_dict({path: jnp.ones(()) for path in _kernels(params)}))
 
     def update(updates, state, params, *, codebook_stats, **_):
-        ratios = {path[:-1]: ratio for path, ratio in _flat(codebook_stats).items() if path[-1] == "spread_ratio"}
+        flat = flatten_dict(codebook_stats).items()
+        ratios = {path[:-1]: ratio for path, ratio in flat if path[-1] == "spread_ratio"}
         lost = {stage: ratio > LOST * limit for stage, ratio in ratios.items()}
-        kernels = _kernels(params)
+        kernels = {path: kernel for path, kernel in _kernels(params).items() if path[:-2] in ratios}
 
         def without_lost(path, update):
-            return jnp.where(lost[path[:-2]], 0.0, update) if _moves_codes(path) else update
+            known = _moves_codes(path) and path[:-2] in ratios
+            return jnp.where(lost[path[:-2]], 0.0, update) if known else update
 
         def limited(path, update):
             if path not in kernels:
@@ -139,41 +144,37 @@ def limit_spread(inner: optax.GradientTransformation, limit: float) -> optax.Gra
             ratio = ratio * jnp.linalg.norm(moved) / jnp.maximum(jnp.linalg.norm(kernels[path]), 1e-30)
             return jnp.where(ratio > limit, limit / ratio, 1.0) * moved - kernels[path]
 
-        updates = _with_quantizer(updates, {path: without_lost(path, u) for path, u in _flat(updates).items()})
-        updates, inner_state = inner.update(updates, state.inner, params)
-        # Its momentum still moves what is lost.
-        updates = _with_quantizer(updates, {path: without_lost(path, u) for path, u in _flat(updates).items()})
-        updates = _with_quantizer(updates, {path: limited(path, u) for path, u in _flat(updates).items()})
-        factors = {path: jnp.where(lost[path[:-2]], limit / ratios[path[:-2]], 1.0) for path in kernels}
+        updates, inner_state = inner.update(_mapped(without_lost, updates), state.inner, params)
+        updates = _mapped(limited, _mapped(without_lost, updates))  # again, for momentum still moves what is lost
+        factors = flatten_dict(state.factors) | {
+            path: jnp.where(lost[path[:-2]], limit / ratios[path[:-2]], 1.0) for path in kernels
+        }
         return updates, SpreadState(inner_state, unflatten_dict(factors))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def scale_factors(opt_state):
-    """What `limit_spread` multiplied W by in place of the last step, nested as the quantizer's parameters; None where
-    it is not in use."""
+    """What `limit_spread` multiplied W by in place of the last step, nested as the parameters; None where it is not in
+    use."""
     return optax.tree.get(opt_state, "factors")
 
 
 def scale_transforms(params, factors):
     """Parameters whose W are multiplied by the factors. A copy of them, as their average, follows a rescaling so."""
     factors = flatten_dict(factors)
-    return _with_quantizer(params, {path: factors.get(path, 1.0) * leaf for path, leaf in _flat(params).items()})
+    return _mapped(lambda path, leaf: factors[path] * leaf if path in factors else leaf, params)
 
 
-def _flat(tree) -> dict[tuple[str, ...], Any]:
-    """Path -> leaf of the quantizer's part of a tree like the parameters."""
-    return flatten_dict(tree.get("quantizer", {}))
-
-
-def _with_quantizer(tree, flat: dict[tuple[str, ...], Any]):
-    return {**tree, "quantizer": unflatten_dict(flat)} if flat else tree
+def _mapped(change: Callable[[tuple[str, ...], Any], Any], tree):
+    """`change(path, leaf)` of every leaf of a tree like the parameters."""
+    flat = flatten_dict(tree, keep_empty_nodes=True)
+    return unflatten_dict({path: change(path, leaf) for path, leaf in flat.items()})
 
 
 def _kernels(params) -> dict[tuple[str, ...], jax.Array]:
     """Path -> W, of every stage."""
-    return {path: leaf for path, leaf in _flat(params).items() if path[-2:] == ("transform", "kernel")}
+    return {path: leaf for path, leaf in flatten_dict(params).items() if path[-2:] == ("transform", "kernel")}
 
 
 def _moves_codes(path) -> bool:

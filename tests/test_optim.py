@@ -282,6 +282,24 @@ def test_codes_far_outside_are_drawn_in_alone_though_the_optimiser_is_in_motion(
     assert jax.tree.leaves(scale_factors(state)) == [pytest.approx(0.09)]
 
 
+@pytest.mark.parametrize("at", [(), ("model", "bottleneck", "vq")])
+def test_the_quantizer_may_be_anywhere_in_a_model(at):
+    """And layers of that name that are no quantizer's are left alone."""
+    quantizer, stats = parameters()["quantizer"], stats_of(10.0)["quantizer"]
+    for name in reversed(at):
+        quantizer, stats = {name: quantizer}, {name: stats}
+    params = {**parameters(), "quantizer": {}, "head": {"transform": {"kernel": jnp.eye(2)}}, **quantizer}
+    optimizer = limited()
+    ones = jax.tree.map(jnp.ones_like, params)
+    updates, state = optimizer.update(ones, optimizer.init(params), params, codebook_stats=stats)
+    after, average = optax.apply_updates(params, updates), scale_transforms(params, scale_factors(state))
+    np.testing.assert_allclose(after["head"]["transform"]["kernel"], jnp.eye(2) - 0.5, rtol=1e-5)
+    for tree in (after, average):
+        for name in at:
+            tree = tree[name]
+        np.testing.assert_allclose(tree["transform"]["kernel"], 0.09 * jnp.eye(2), rtol=1e-5)
+
+
 def test_every_stage_has_a_limit_of_its_own():
     stages = {f"stages_{i}": parameters()["quantizer"] for i in range(2)}
     params = {**parameters(), "quantizer": stages}

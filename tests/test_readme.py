@@ -14,11 +14,16 @@ def example_with(text: str) -> str:
     return code
 
 
-def test_import_the_quantizer():
+def test_import_the_quantizer_and_train_it():
     names: dict = {}
-    exec(example_with("simvq_jax.SimVQ("), names)
+    exec(example_with('method="lookup"'), names)
     assert np.isfinite(names["loss"])
     np.testing.assert_array_equal(names["codes"], names["out"].z_q)
+    exec(example_with("generator_optimizer"), names)
+    before, after = names["variables"]["params"]["transform"], names["params"]["transform"]
+    moved = np.asarray(after["bias"] - before["bias"])
+    assert np.all(np.abs(np.abs(moved[moved != 0]) - 3e-2) < 1e-3)  # Adam's first step is the rate
+    assert names["stats"]["age"].min() == 0
 
 
 def test_use_a_trained_tokenizer(trained_run):
