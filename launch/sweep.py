@@ -12,10 +12,13 @@ cluster's scheduler. With --through each is given to a launcher, which trains an
 launch/slurm.sbatch", "bash launch/gke/submit.sh tpu", "bash launch/tpu_pod.sh run", "bash launch/local.sh 2". The
 first two answer before a run has ended: call again only once the queue is empty, or it is submitted twice. At the
 end WORKDIR/table.md has all that is finished.
+
+Several jobs share each GPU's memory, so each takes its part of it, unless XLA_PYTHON_CLIENT_MEM_FRACTION says what.
 """
 
 import importlib.util
 import inspect
+import os
 import shlex
 import subprocess
 import sys
@@ -29,6 +32,8 @@ from simvq_jax.compare import compare
 from simvq_jax.files import replace_text
 from simvq_jax.run_folder import check_run
 from simvq_jax.store import is_remote, path_of
+
+SHARED = 0.9  # of a GPU's memory, by all jobs together
 
 
 class Run(NamedTuple):
@@ -142,6 +147,8 @@ def main(config: str, workdir: str, jobs: int, only: str, commands: bool, throug
             print(" && ".join(shlex.join(stage) for stage in stages(run, config, folder, python="python")))
         return
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them finished already", flush=True)
+    if jobs > 1:  # one alone would take most of a GPU's memory
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{SHARED / jobs:.3f}")
 
     def start(run: Run) -> bool:
         launched = [[*shlex.split(through), *training_flags(run, config, folder)]]

@@ -14,7 +14,9 @@ def test_the_page_and_its_pictures_are_those_of_the_committed_results(tmp_path, 
     monkeypatch.setattr(results, "PICTURES", tmp_path / "results")
     results.write()
     assert (tmp_path / "RESULTS.md").read_text() == page
-    for picture in (tmp_path / "results").iterdir():
+    made = sorted((tmp_path / "results").iterdir())
+    assert [picture.name for picture in made] == sorted(picture.name for picture in (ROOT / pictures).iterdir())
+    for picture in made:
         assert picture.read_text() == (ROOT / pictures / picture.name).read_text(), picture.name
 
 

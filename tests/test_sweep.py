@@ -83,16 +83,21 @@ def test_runs_are_done_and_failures_told(experiment, tmp_path, trained_run, monk
     finish(trained_run, runs / "small")
 
     def stages(run, *_):
-        return [[sys.executable, "-c", f"print('training'); raise SystemExit('no {run.name} today')"], ["false"]]
+        code = (
+            f"import os; print(os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION']); raise SystemExit('no {run.name} today')"
+        )
+        return [[sys.executable, "-c", code], ["false"]]
 
     monkeypatch.setattr(sweep, "stages", stages)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "")  # so that it is put back
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION")
     with pytest.raises(SystemExit) as ended:
         sweep.main(file, str(runs), 2, "", False, "")
     told = capsys.readouterr()
     assert ended.value.code == 1 and "1 of 2 runs failed: large" in told.err
     assert "2 runs, 1 of them finished already" in told.out
     assert "large: FAILED with exit status 1: no large today" in told.out
-    assert "training" in (runs / "large.log").read_text()
+    assert "0.450\n" in (runs / "large.log").read_text()  # of a GPU's memory, for one of two
     assert (runs / "table.md").read_text().count("\n| small") == 1
 
 
