@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint_every = 5_000
     config.keep_checkpoints = 3
     config.max_skipped_in_a_row = 20  # non-finite steps before training gives up
-    config.accumulate = 1  # micro-batches a step
+    config.accumulate = 1  # micro-batches a step; codes that are running means move with each of them
     config.dtype = "float32"  # of the computation; parameters, distances and losses are float32 always
 
     config.mesh = ml_collections.ConfigDict()
