@@ -23,12 +23,14 @@ COLUMNS = 2**18  # numbers of a block of windows, so that it stays in cache
 def convolve(x, kernel, strides, padding, dilation):
     """x: (b, ..., c), kernel: (..., c, features) -> (b, ..., features).
 
-    strides, dilation: an int for every axis between. padding: a pair of them, of zeros before and after.
+    strides, dilation: an int for every axis between. padding: a pair of them, of zeros before and after. Long ones, in
+    float32 on one device, are differentiated in reverse alone.
     """
     how = tuple(strides), tuple(map(tuple, padding)), tuple(dilation)
     size = jax.eval_shape(lambda x, kernel: _convolution(x, kernel, *how), x, kernel).shape
     lone = jax.sharding.get_abstract_mesh().size <= 1
-    if lone and x.dtype == jnp.float32 and _is_large(size, kernel.shape):
+    cut = any(n < 0 for pair in padding for n in pair)
+    if lone and not cut and x.dtype == jnp.float32 and _is_large(size, kernel.shape):
         return _with_own_gradients(x, kernel, *how)
     return _convolution(x, kernel, *how)
 
@@ -39,7 +41,7 @@ def _is_large(size, kernel_size) -> bool:
         return False
     batch, *places, features = size
     multiplications = batch * math.prod(places) * math.prod(kernel_size)
-    return (math.prod(places) >= LARGE and features >= WIDE) or multiplications >= LONG
+    return batch > 0 and ((math.prod(places) >= LARGE and features >= WIDE) or multiplications >= LONG)
 
 
 def _convolution(x, kernel, strides, padding, dilation):

@@ -48,7 +48,8 @@ def draw_from_seed(seed: int, shape, init: str):
     So the array need not be stored: its seed, shape and init say it all. The table holds LEVELS quantiles of the
     distribution, the middles of equal shares.
     """
-    levels = jax.random.bits(jax.random.key(seed, impl="threefry2x32"), shape, jnp.uint16)
+    with jax.threefry_partitionable(True):  # a flag of jax that changes the numbers
+        levels = jax.random.bits(jax.random.key(seed, impl="threefry2x32"), shape, jnp.uint16)
     table = jnp.asarray(_quantiles(init) * shape[1] ** -0.5, jnp.float32)
     return table[levels.astype(jnp.int32)]
 

@@ -33,8 +33,8 @@ class SimVQ(NearestCode):
             given, centred and scaled alike: C then has the shape of their cloud, which W, random at first, turns and
             stretches (our own addition). Give `init` real tokens then, K of them or more if possible. See `of_tokens`
             of basis.py.
-        basis_dtype: "float32" or "bfloat16", in which C then is defined: half the memory, and two thirds of the
-            search's time on matrix units.
+        basis_dtype: "float32" or "bfloat16", in which C then is defined: half the memory, and about four fifths
+            of the search's time on matrix units.
         basis_seed: None draws C by the key of `init`; a number draws it from that alone, the same on every platform,
             so that C need not be stored.
         basis_file: a .npy file whose rows, centred and scaled, are C instead: the frozen features under a projector of

@@ -34,10 +34,20 @@ def take_codes(codebook, indices):
         return codebook[indices]
     check_divides(codebook.shape[0])
 
-    def own_rows(indices, rows, _):
-        local = indices - jax.lax.axis_index(CODEBOOK_AXIS) * rows.shape[0]
-        mine = (local >= 0) & (local < rows.shape[0])
-        found = jnp.where(mine[:, None], rows[jnp.where(mine, local, 0)], 0)
-        return jax.lax.psum(found, CODEBOOK_AXIS)
+    found = over_shards(lambda indices, rows, _: _rows_of_shards(rows, indices), indices.reshape(-1), codebook, ())
+    return found.reshape(*indices.shape, codebook.shape[1])
 
-    return over_shards(own_rows, indices.reshape(-1), codebook, ()).reshape(*indices.shape, codebook.shape[1])
+
+def some_codes(rows, shards: int, count: int):
+    """About `count` codes from all over the codebook, the same on every device: under shard_map (k, d) -> (n, d)."""
+    k = rows.shape[0] * shards
+    indices = jnp.arange(0, k, max(k // count, 1), dtype=jnp.int32)
+    return rows[indices] if shards == 1 else _rows_of_shards(rows, indices)
+
+
+def _rows_of_shards(rows, indices):
+    """Under shard_map, codes of the whole codebook: (k, d) of the device's own, int (n,) -> (n, d)."""
+    local = indices - jax.lax.axis_index(CODEBOOK_AXIS) * rows.shape[0]
+    mine = (local >= 0) & (local < rows.shape[0])
+    found = jnp.where(mine[:, None], rows[jnp.where(mine, local, 0)], 0)
+    return jax.lax.psum(found, CODEBOOK_AXIS)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simvq_jax.search import backends, nearest_code
+from simvq_jax.search import backends, nearest_allowed_code, nearest_code
 from simvq_jax.search.blockwise import Sizes
 
 
@@ -26,12 +26,19 @@ def zeros(*shape, dtype=np.float32):
         ((zeros(4, 3), zeros(5, 3), (zeros(3, 3, dtype=np.float64), None)), "W is float64"),
         ((zeros(4, 3), zeros(5, 3), (None, zeros(3))), r"transform must be None or a pair \(W, b\)"),
         ((zeros(4, 3), zeros(5, 3), ()), r"transform must be None or a pair \(W, b\)"),
+        ((zeros(4, 3), zeros(5, 2), zeros(2, 3)), r"transform must be None or a pair \(W, b\)"),
         (([[0.0, 0.0]], zeros(5, 2)), "z is a list but must be an array"),
     ],
 )
 def test_input_that_does_not_fit(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         nearest_code(*arguments)
+
+
+@pytest.mark.parametrize("allowed", [np.array([0, 2, 1]), [True, False, True], np.ones(3, np.float32)])
+def test_what_is_allowed_is_said_by_bools(allowed):
+    with pytest.raises(ValueError, match=r"allowed is (int64|list|float32) but must be an array of bool"):
+        nearest_allowed_code(zeros(4, 2), zeros(3, 2), allowed)
 
 
 @pytest.mark.parametrize(

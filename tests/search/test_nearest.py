@@ -107,6 +107,25 @@ def test_codes_close_together_far_from_zero(way):
     assert (distances[np.arange(len(z)), indices] <= distances.min(1) * (1 + 1e-5)).all()
 
 
+@pytest.mark.parametrize("transformed", [False, True])
+@pytest.mark.parametrize(("offset", "spread"), [(3, 1e-3), (3, 1e-4), (1000, 1.0), (1000, 0.1)])
+def test_codes_and_tokens_that_share_an_offset(way, offset, spread, transformed):
+    """Unless W is applied on the way. Far more codes are as close as float32 tells apart there than are compared
+    directly. A code that is not finite and one that is elsewhere change nothing."""
+    if transformed and nearest.FOLD_BYTES == 0:
+        return
+    rng = np.random.default_rng(9)
+    middle = offset * rng.normal(size=64)
+    codebook = (middle + spread * rng.normal(size=(1024, 64))).astype(np.float32)
+    codebook[0], codebook[65] = np.nan, 0
+    z = (middle + spread * rng.normal(size=(300, 64))).astype(np.float32)
+    indices, sq_distance = nearest_code(z, codebook, (np.eye(64, dtype=np.float32), None) if transformed else None)
+    distances = brute_force(z, np.where(np.isnan(codebook), 1e9, codebook))
+    chosen = distances[np.arange(len(z)), indices]
+    assert (chosen <= distances.min(1) * (1 + 1e-4)).all()
+    np.testing.assert_allclose(sq_distance, chosen, rtol=1e-2)
+
+
 def test_the_lowest_index_wins_ties(way):
     z, codebook, transform = random_problem(5, 64, 40, 8)
     copies = np.tile(codebook, (25, 1))  # 1,000 codes, each 25 times, far more groups than are re-ranked
