@@ -7,11 +7,16 @@ from typing import Any
 from benchmarks.runs import Run, grouped, method_of, named_size
 
 # Like runs of 200 or 600 steps, seeds or the same with another rounding, differ by as much (docs/NOTES.md).
-ALIKE = {"eval/codebook_utilization": 0.08, "eval/psnr": 0.5}
+POINTS, DECIBELS, TIMES = 0.08, 0.5, 1.5
+CLEARLY = {  # figure -> what is said of more of it, and from where on
+    "eval/codebook_utilization": ("clearly more codes held out", lambda share: share + POINTS),
+    "eval/codebook_perplexity": ("a clearly higher perplexity held out", lambda perplexity: perplexity * TIMES),
+    "eval/psnr": ("a clearly higher PSNR", lambda psnr: psnr + DECIBELS),
+}
 NOISE = (
     "A row without brackets is one run. Like runs differ: by the rounding of a mean alone, simvq had 52.7% and 60.7% of"
     " 8,192 codes in use held out after 200 steps, and PSNR spreads over half a decibel between seeds. Rows that are"
-    f" closer than {100 * ALIKE['eval/codebook_utilization']:.0f} points or {ALIKE['eval/psnr']} dB are not told apart."
+    f" closer than {100 * POINTS:.0f} points, {TIMES} times the perplexity or {DECIBELS} dB are not told apart."
     " Methods are set as their papers have them where that fits and not tuned for so few steps."
 )
 NAMES = {
@@ -46,19 +51,16 @@ def more_codes(runs: list[Run]) -> str:
 
 
 def better(runs: list[Run]) -> str:
-    """Says which methods have more codes in use held out than simvq, and which a higher PSNR, by codebook size, by more
-    than like runs differ."""
+    """Says which methods have more codes in use held out than simvq, a higher perplexity or PSNR, by codebook size, by
+    more than like runs differ."""
     sentences = []
     for k in sorted({named_size(run) for run in runs}):
         methods = grouped([run for run in runs if named_size(run) == k], lambda run: (method_of(run),))
         if ("simvq",) not in methods or len(methods) < 3:
             continue
-        for figure, words in (
-            ("eval/codebook_utilization", "clearly more codes held out"),
-            ("eval/psnr", "a clearly higher PSNR"),
-        ):
+        for figure, (words, bar) in CLEARLY.items():
             mean = {name: statistics.mean(run["figures"][figure] for run in of) for (name,), of in methods.items()}
-            above = [name for name in mean if mean[name] > mean["simvq"] + ALIKE[figure]]
+            above = [name for name in mean if mean[name] > bar(mean["simvq"])]
             named = ", ".join(sorted(above, key=lambda name: -mean[name])) or "none"
             sentences.append(f"At K = {k:,}, {words} than simvq: {named}.")
     return " ".join(sentences)
