@@ -40,7 +40,8 @@ def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: S
     Returns:
         indices: int32 (...), sq_distance: float32 (...). A token with a NaN or an infinity, or so long that its square
         overflows (above 1e19; with W that of (z - b) W^T may, too), gets index 0 and distance NaN. Such a code never
-        wins; where no code can, index 0 and an infinite distance. Squares of less than 1e-18 are lost to float32.
+        wins; where no code can, index 0 and an infinite distance. Of lengths below 1e-18 the squares are lost to
+        float32, and the choice with them.
 
     Raises:
         ValueError: shapes that do not fit, an empty codebook, types other than floats of at most 32 bits, an unknown
