@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.recovery import areas_of, by_recipe
-from benchmarks.runs import Run, in_recent_training, in_training, method_of
+from benchmarks.runs import Run, in_recent_training, in_training, method_of, spread
 from benchmarks.timing import markdown_table
 from simvq_jax.health import TOKENS_A_CODE
 from simvq_jax.quantize.base import USAGE_WINDOW
@@ -73,14 +73,10 @@ def _at_least(what: str, least: float, shares: list[float], recent: list[float] 
     """recent: the shares over TOKENS_A_CODE a code, told where they are other ones."""
     if not shares:
         return
-    measured, met = _spread(shares), _met(shares, least)
+    measured, met = spread(shares, "{:.1%}".format), _met(shares, least)
     if recent and recent != shares:
-        measured, met = f"{measured}; {_spread(recent)}", f"{met}; {_met(recent, least)}"
+        measured, met = f"{measured}; {spread(recent, '{:.1%}'.format)}", f"{met}; {_met(recent, least)}"
     yield Aim(what, f"{least:.0%}", measured, met)
-
-
-def _spread(shares: list[float]) -> str:
-    return f"{statistics.mean(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
 
 
 def _met(shares: list[float], least: float) -> str:

@@ -4,7 +4,7 @@ import itertools
 import statistics
 from typing import Any
 
-from benchmarks.runs import Run, grouped, method_of, named_size
+from benchmarks.runs import Run, grouped, method_of, named_size, spread
 
 # Like runs of 200 or 600 steps, seeds or the same with another rounding, differ by as much (docs/NOTES.md).
 POINTS, DECIBELS, TIMES = 0.08, 0.5, 1.5
@@ -74,13 +74,8 @@ def ranks(runs: list[Run]) -> str:
             by_k.setdefault(run["codebook_size"], []).append(run["figures"]["train/transform_effective_rank"])
     if len(by_k) < 2:
         return ""
-    listed = ", ".join(f"{_spread(values)} at K = {k:,}" for k, values in sorted(by_k.items()))
+    listed = ", ".join(f"{spread(values, '{:.1f}'.format)} at K = {k:,}" for k, values in sorted(by_k.items()))
     return f"Effective rank of simvq's W at the end: {listed}. The paper finds it lower for larger K."
-
-
-def _spread(values: list[float]) -> str:
-    among = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{among}"
 
 
 def trained_basis(runs: list[Run]) -> str:

@@ -4,12 +4,11 @@ Reads benchmarks/results/study/STUDY/RUN.json (see record.py), a "remark" in it 
 """
 
 import json
-import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks import aims, findings, recovery, toy_picture
-from benchmarks.runs import FOLDER, Run, grouped, method_of, read
+from benchmarks.runs import FOLDER, Run, grouped, method_of, read, spread
 from benchmarks.timing import markdown_table
 from simvq_jax import cli
 from simvq_jax.drawing import charts
@@ -39,10 +38,7 @@ mean, and in brackets the lowest and the highest; of several codebooks, it is th
 def cell(runs: Iterable[Run], name: str, form: Callable[[float], str]) -> str:
     """The mean over runs, and the range if there are several."""
     values = [run["figures"][name] for run in runs if name in run["figures"]]
-    if not values:
-        return "-"
-    mean = form(statistics.mean(values))
-    return mean if len(values) == 1 else f"{mean} ({form(min(values))} to {form(max(values))})"
+    return spread(values, form) if values else "-"
 
 
 def table(groups: dict[tuple[str, ...], list[Run]], header: list[str]) -> str:

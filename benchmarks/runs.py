@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ def grouped(runs: list[Run], key: Callable[[Run], tuple[str, ...]]) -> dict[tupl
     for run in runs:
         groups.setdefault(key(run), []).append(run)
     return groups
+
+
+def spread(values: list[float], form: Callable[[float], str]) -> str:
+    """The mean, and in brackets the lowest and the highest, if there are several."""
+    mean = form(statistics.mean(values))
+    return mean if len(values) == 1 else f"{mean} ({form(min(values))} to {form(max(values))})"
 
 
 def method_of(run: Run) -> str:

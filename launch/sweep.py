@@ -13,7 +13,8 @@ launch/slurm.sbatch", "bash launch/gke/submit.sh tpu", "bash launch/tpu_pod.sh r
 first two answer before a run has ended: call again only once the queue is empty, or it is submitted twice. At the
 end WORKDIR/table.md has all that is finished.
 
-Several jobs share each GPU's memory, so each takes its part of it, unless XLA_PYTHON_CLIENT_MEM_FRACTION says what.
+Several jobs on this machine share each GPU's memory, so each takes its part of it, unless
+XLA_PYTHON_CLIENT_MEM_FRACTION says what.
 """
 
 import importlib.util
@@ -147,7 +148,7 @@ def main(config: str, workdir: str, jobs: int, only: str, commands: bool, throug
             print(" && ".join(shlex.join(stage) for stage in stages(run, config, folder, python="python")))
         return
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them finished already", flush=True)
-    if jobs > 1:  # one alone would take most of a GPU's memory
+    if jobs > 1 and not through:  # one alone would take most of a GPU's memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{SHARED / jobs:.3f}")
 
     def start(run: Run) -> bool:

@@ -144,12 +144,15 @@ def test_a_sweep_may_lie_in_a_bucket(experiment, tmp_path, monkeypatch):
     assert "--workdir=gs://bucket/study/small" in given[0]
 
 
-def test_what_is_left_is_given_to_a_launcher(experiment, tmp_path, trained_run, capsys):
+def test_what_is_left_is_given_to_a_launcher(experiment, tmp_path, trained_run, monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "")  # so that it is put back
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION")
     file, launcher = experiment(*TWO_RUNS), tmp_path / "launcher"
     finish(trained_run, tmp_path / "runs/small")
-    launcher.write_text('for word in "$@"; do echo "$word"; done > "$(dirname "$0")/given"\n')
-    sweep.main(file, str(tmp_path / "runs"), 1, "", False, f"bash {launcher}")
+    launcher.write_text('for word in "$XLA_PYTHON_CLIENT_MEM_FRACTION" "$@"; do echo "$word"; done > "${0%/*}/given"\n')
+    sweep.main(file, str(tmp_path / "runs"), 2, "", False, f"bash {launcher}")
     assert (tmp_path / "given").read_text().splitlines() == [
+        "",  # a job elsewhere has its GPU for itself
         f"--config={file}",
         f"--workdir={tmp_path / 'runs/large'}",
         "--config.quantizer.codebook_size=128",

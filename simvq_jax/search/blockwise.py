@@ -42,14 +42,17 @@ def choose_sizes(k: int, d: int, platform: str) -> Sizes:
     return Sizes(max(tile // 8 * 8, 8), block, group, retry)
 
 
-def search(tokens, codebook, weight=None, bias=None, allowed=None, *, sizes: Sizes, platform: str) -> rerank.Found:
+def search(
+    tokens, codebook, weight=None, bias=None, allowed=None, middle=None, *, sizes: Sizes, platform: str
+) -> rerank.Found:
     """Nearest code of every token on this device.
 
     tokens: float32 (N, d). codebook: float32 or bfloat16 (K, d_basis). weight: (d_basis, d) and bias: (d,), or None.
-    allowed: bool (K,) or None, codes that may win. platform: that of the device, as jax names it.
+    allowed: bool (K,) or None, codes that may win. middle: (d,), which tokens count from and codes shall, or None; only
+    without a weight. platform: that of the device, as jax names it.
     """
     groups = Groups(sizes.group, sizes.block // sizes.group)
-    codes = prepare(codebook, weight, allowed, groups, platform)
+    codes = prepare(codebook, weight, allowed, middle, groups, platform)
     coarse = functools.partial(_group_maxima, codes=codes, groups=groups)
     rounding = rerank.rounding(codebook.shape[1])
     return rerank.search(
@@ -72,7 +75,7 @@ def _group_maxima(u, codes: Codes, groups: Groups):
 
     def block_maxima(rows_and_halves):
         rows, halves = rows_and_halves
-        rows = jnp.where(halves[:, None] < jnp.inf, rows.astype(jnp.float32), 0.0)  # NaN - inf is no -inf
+        rows = jnp.where(halves[:, None] < jnp.inf, codes.from_middle(rows), 0.0)  # NaN - inf is no -inf
         products = jnp.dot(u, rows.T, precision=HIGHEST)
         if groups.size == 1:
             return products

@@ -37,16 +37,28 @@ class Groups(NamedTuple):
 class Codes(NamedTuple):
     """The codebook, padded to whole blocks.
 
-    rows: (K', d_basis) float32 or bfloat16.
+    rows: (K', d_basis) float32 or bfloat16. middle: float32 (d_basis,), which codes count from, as tokens then do; or
+    None for 0. It is taken off where rows are read, so that no second codebook is formed.
     norms: float32 (K',), ||c||. half_norms: (K',), ||c W||^2 / 2, infinite where a code must not win.
     group_norms, group_halves: float32 (K' / size,), the largest ||c|| and the largest half norm of each group.
     """
 
     rows: jax.Array
+    middle: jax.Array | None
     norms: jax.Array
     half_norms: jax.Array
     group_norms: jax.Array
     group_halves: jax.Array
+
+    def from_middle(self, rows):
+        """Some of the rows, counted from the middle: (..., d_basis) -> float32."""
+        return from_middle(rows, self.middle)
+
+
+def from_middle(rows, middle):
+    """float32 rows (..., d) less the middle (d,), if there is one."""
+    rows = rows.astype(jnp.float32)
+    return rows if middle is None else rows - jnp.broadcast_to(middle, rows.shape)
 
 
 def in_equal_batches(f, batch: int, *arrays):
@@ -74,14 +86,15 @@ def effective(rows, weight, platform: str):
     return in_equal_batches(product, batch_of(platform), rows)
 
 
-def prepare(codebook, weight, allowed, groups: Groups, platform: str) -> Codes:
-    """Pads and measures the codes. codebook: (K, d_basis), weight: (d_basis, d) or None, allowed: bool (K,) or None.
+def prepare(codebook, weight, allowed, middle, groups: Groups, platform: str) -> Codes:
+    """Pads and measures the codes. codebook: (K, d_basis), weight: (d_basis, d) or None, allowed: bool (K,) or None,
+    middle: (d_basis,), only without a weight, or None.
 
     A code with a NaN or an infinity, or whose squared norm overflows, must not win either.
     """
 
     def norms(rows):
-        rows = rows.astype(jnp.float32)
+        rows = from_middle(rows, middle)
         q = rows if weight is None else jnp.dot(rows, weight, precision=HIGHEST)
         return jnp.sum(q * q, axis=-1) / 2, jnp.sqrt(jnp.sum(rows * rows, axis=-1))
 
@@ -92,6 +105,7 @@ def prepare(codebook, weight, allowed, groups: Groups, platform: str) -> Codes:
     finite_halves, lengths = (jnp.pad(jnp.where(usable, values, 0.0), pad) for values in (halves, lengths))
     return Codes(
         rows=jnp.pad(codebook, (pad, (0, 0))),
+        middle=middle,
         norms=lengths,
         half_norms=jnp.pad(jnp.where(usable, halves, jnp.inf), pad, constant_values=jnp.inf),
         group_norms=groups.largest(lengths),

@@ -18,16 +18,18 @@ def code_limbs(dtype) -> int:
 
 
 def search(
-    tokens, codebook, weight=None, bias=None, allowed=None, *, group_maxima, groups: Groups, platform: str
+    tokens, codebook, weight=None, bias=None, allowed=None, middle=None, *, group_maxima, groups: Groups, platform: str
 ) -> rerank.Found:
     """Nearest code of every token on this device; arguments as `blockwise.search`.
 
     group_maxima: the kernel, (u_limbs, c_limbs, half_norms, products) -> (N, G); groups: what it takes maxima over.
-    A bfloat16 codebook is its own limb, and two products give scores as good as float32; a float32 one takes three.
+    A bfloat16 codebook is its own limb, and two products give scores as good as float32; a float32 one takes three, and
+    it alone may have a middle.
     """
-    codes = prepare(codebook, weight, allowed, groups, platform)
-    rows = jnp.where(jnp.isfinite(codes.half_norms)[:, None], codes.rows, 0)
-    exact = code_limbs(rows.dtype) == 1
+    codes = prepare(codebook, weight, allowed, middle, groups, platform)
+    exact = code_limbs(codebook.dtype) == 1
+    rows = codes.rows if exact else codes.from_middle(codes.rows)
+    rows = jnp.where(jnp.isfinite(codes.half_norms)[:, None], rows, 0)
     c_limbs = (rows,) if exact else split(rows, 2)
     products = ((0, 0), (1, 0)) if exact else ((0, 0), (1, 0), (0, 1))
     # The rest of the tokens; and of the codes, and the product of both second limbs.

@@ -8,7 +8,7 @@ from jax.export import is_symbolic_dim
 
 from simvq_jax.search import backends, placement, sharded
 from simvq_jax.search.blockwise import Sizes
-from simvq_jax.search.codes import effective
+from simvq_jax.search.codes import effective, from_middle
 
 FOLD_BYTES = 4 << 20  # of Q = C W that is formed rather than u = (z - b) W^T
 FAR = 4.0  # times as far from 0 as from their middle: from then on what codes share is taken off
@@ -90,10 +90,8 @@ def _over_devices(tokens, split, whole, search, fold_on: str | None, centred: bo
         if fold_on is not None:
             split = {**split, "codebook": effective(split["codebook"], whole["weight"], fold_on)}
             tokens, whole = tokens - whole["bias"][None], {"weight": None, "bias": None}
-        if centred:
-            middle = _far_middle(sharded.some_codes(split["codebook"], shards, MIDDLE_CODES))
-            tokens, split = tokens - middle[None], {**split, "codebook": split["codebook"] - middle[None]}
-        found = search(tokens, **split, **whole)
+        middle = _far_middle(sharded.some_codes(split["codebook"], shards, MIDDLE_CODES)) if centred else None
+        found = search(from_middle(tokens, middle), **split, **whole, middle=middle)
         if shards == 1:
             return found.indices, found.sq_distance
         return sharded.nearest_of_shards(found.indices, found.sq_distance, split["codebook"].shape[0])

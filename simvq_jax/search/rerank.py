@@ -196,7 +196,7 @@ def _best(tokens: _Tile, codes: Codes, ids):
 
 def _scores(u, codes: Codes, ids):
     """`u . c - h`, not by a matrix product, whose order of summation would depend on shapes. ids: (T, n) -> (T, n)."""
-    scores = jnp.sum(u[:, None] * codes.rows[ids].astype(jnp.float32), axis=-1) - codes.half_norms[ids]
+    scores = jnp.sum(u[:, None] * codes.from_middle(codes.rows[ids]), axis=-1) - codes.half_norms[ids]
     return jnp.where(scores > -jnp.inf, scores, -jnp.inf)  # a code that is not finite scores NaN
 
 
@@ -257,7 +257,7 @@ def _sq_distance(v, indices, codes: Codes, weight, batch: int):
     """`||v - c W||^2`, infinite for a code that must not win; always the same bits. (n, d), (n,) -> (n,)."""
 
     def measure(v, indices):
-        q = codes.rows[indices].astype(jnp.float32)
+        q = codes.from_middle(codes.rows[indices])
         q = q if weight is None else jnp.dot(q, weight, precision=HIGHEST)
         return jnp.where(codes.half_norms[indices] < jnp.inf, jnp.sum((v - q) ** 2, axis=-1), jnp.inf)
 

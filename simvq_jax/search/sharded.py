@@ -1,7 +1,8 @@
 """A codebook split over the devices of mesh axis "codebook": what they tell each other.
 
 Each device searches its own codes. On the wire go two numbers a token to find the winner, and one row a token to read
-its code; where the codebook fits on a device, keeping it whole there needs no word at all.
+its code, and of codes that are compared with tokens as they lie (no transform, or one that is folded) a few rows,
+however many tokens there are; where the codebook fits on a device, keeping it whole there needs no word at all.
 """
 
 import jax
