@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from simvq_jax.quantize.base import mean_and_variance, told_apart
-from simvq_jax.quantize.kmeans import random_tokens
+from simvq_jax.quantize.kmeans import apart_tokens
 
 INITS = ("normal", "uniform", "tokens")
-APART = 0.3  # of the difference of two tokens, about, by which a row differs from the token that it repeats
 LEVELS = 2**16  # different values that a seeded basis has
 
 
@@ -27,15 +26,11 @@ def draw(key, shape, init: str):
 def of_tokens(key, tokens, weight, count: int):
     """Tokens in random order as (count, d) rows, centred and scaled to mean square length 1, as random rows are.
 
-    tokens: (N, d), N > 0. weight: (N,), 1 = may be taken. Of fewer tokens than rows each is repeated, moved by a share
-    of the difference of two: the rows keep the shape of the tokens' cloud, its directions and its tails. Of tokens that
-    are all equal the rows are normal.
+    tokens: (N, d), N > 0. weight: (N,), 1 = may be taken. Of fewer tokens than rows each is repeated, moved apart. Of
+    tokens that are all equal the rows are normal.
     """
-    row_key, other_key, share_key, normal_key = jax.random.split(key, 4)
-    rows, others = (random_tokens(k, tokens, weight, count) for k in (row_key, other_key))
-    repeats = jnp.arange(count) >= jnp.sum(weight > 0)
-    share = jnp.where(repeats, APART * jax.random.normal(share_key, (count,)), 0.0)
-    rows += share[:, None] * (others - jnp.roll(others, 1, axis=0))
+    row_key, normal_key = jax.random.split(key)
+    rows = apart_tokens(row_key, tokens, weight, count)
     every = jnp.ones(count)
     centre, variance = mean_and_variance(rows, every)
     scaled = (rows - centre[None]) * jax.lax.rsqrt(variance * rows.shape[1])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from simvq_jax.quantize import EMAVQ, VQ
+from simvq_jax.quantize import kmeans as kmeans_module
 from simvq_jax.quantize.base import NEVER
 from simvq_jax.quantize.kmeans import kmeans, random_tokens
 
@@ -43,6 +44,16 @@ def test_tokens_that_do_not_count_are_not_seen():
     z = np.concatenate([clusters(40), np.full((10, 2), 1e3, np.float32)])
     found = jax.jit(kmeans, static_argnums=3)(jax.random.key(0), z, jnp.arange(50) < 40, 20)
     assert np.max(found) < 12
+
+
+def test_centres_of_few_tokens_are_these_and_others_near_them(monkeypatch):
+    """No search is needed, nor are any alike, which a search would have to compare one by one."""
+    monkeypatch.setattr(kmeans_module, "nearest_code", None)
+    z = clusters(8)
+    found = np.asarray(kmeans(jax.random.key(0), z, jnp.ones(8), 20))
+    np.testing.assert_array_equal(np.unique(found[:8], axis=0), np.unique(z, axis=0))
+    assert len(np.unique(found, axis=0)) == 20
+    assert np.abs(found - 5).max() < 30
 
 
 def test_random_tokens_come_once_each_before_any_comes_twice():
