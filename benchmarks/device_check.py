@@ -185,7 +185,7 @@ def why_not(backend: str, case: Case) -> str | None:
     """Why the backend does not serve this device and case, or None."""
     if backend not in backends.KERNELS:
         return None
-    return backends.KERNELS[backend].why_not(jax.devices()[0], case.d, 1 if case.bfloat16_codes else 2)
+    return backends.kernel_module(backend).why_not(jax.devices()[0], case.d, 1 if case.bfloat16_codes else 2)
 
 
 def check(backend: str, case: Case) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def check(backend: str, case: Case) -> dict[str, Any]:
     try:
         row["faults"] = check_search(search_with(backend, case), case)
         if backend in backends.KERNELS:
-            group_maxima, groups = backends.KERNELS[backend].coarse_pass(case.k)
+            group_maxima, groups = backends.kernel_module(backend).coarse_pass(case.k)
             row["maxima"] = check_maxima(group_maxima, groups, case)
     except Exception as error:  # a kernel that does not compile must not hide what the others do
         row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}"

@@ -8,6 +8,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from simvq_jax.search import check_axes
+
 HIGHEST = jax.lax.Precision.HIGHEST
 USAGE_WINDOW = 262_144  # tokens over which training utilization and perplexity are stated
 LEAST_USAGE = 4  # tokens a code over which usage is counted, at least: of fewer, even use looks uneven by chance
@@ -131,8 +133,10 @@ class Quantizer(nn.Module):
     def weights_of(self, z, mask):
         """1 where a token counts, 0 elsewhere: float32 (...).
 
-        Raises ValueError if the last axis of z is not `dim` or the mask's shape is not that of the tokens.
+        Raises ValueError if the last axis of z is not `dim`, the mask's shape is not that of the tokens, or the current
+        mesh has axes of type Explicit.
         """
+        check_axes()
         if z.shape[-1:] != (self.dim,):
             raise ValueError(f"z has shape {z.shape} but must be (..., {self.dim}), the last axis being dim.")
         if mask is None:

@@ -1,13 +1,14 @@
 """The backends, and which of them serves a device, a codebook and a number of tokens."""
 
 import functools
+import importlib
 import logging
 
 import jax
 
-from simvq_jax.search import blockwise, hopper, matrix_unit, portable, tpu
+from simvq_jax.search import blockwise, matrix_unit, portable
 
-KERNELS = {"hopper": hopper, "tpu": tpu}
+KERNELS = ("hopper", "tpu")
 KERNEL_OF_PLATFORM = {"gpu": "hopper", "tpu": "tpu"}
 NAMES = ("auto", "blockwise", *KERNELS, "portable")
 
@@ -29,9 +30,10 @@ def choose(name: str, device: jax.Device, codebook: jax.ShapeDtypeStruct, sizes:
     k, d = codebook.shape
     kernel = KERNEL_OF_PLATFORM.get(device.platform) if name == "auto" else name
     if kernel in KERNELS:
-        reason = KERNELS[kernel].why_not(device, d, matrix_unit.code_limbs(codebook.dtype))
+        module = kernel_module(kernel)
+        reason = module.why_not(device, d, matrix_unit.code_limbs(codebook.dtype))
         if reason is None:
-            group_maxima, groups = KERNELS[kernel].coarse_pass(k)
+            group_maxima, groups = module.coarse_pass(k)
             return functools.partial(
                 matrix_unit.search, group_maxima=group_maxima, groups=groups, platform=device.platform
             )
@@ -42,10 +44,18 @@ def choose(name: str, device: jax.Device, codebook: jax.ShapeDtypeStruct, sizes:
     return functools.partial(blockwise.search, sizes=sizes, platform=device.platform)
 
 
+def kernel_module(name: str):
+    """The module of one of KERNELS; loaded only where it may serve, as Pallas takes its time."""
+    return importlib.import_module(f"simvq_jax.search.{name}")
+
+
 def device_of(array):
-    """The device that will hold the work: that of a concrete array, or the default one."""
+    """A device like those that will do the work: that of a concrete array, one of the current mesh, or the default."""
     if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer):
         return min(array.devices(), key=lambda device: device.id)
+    of_mesh = jax.sharding.get_abstract_mesh().abstract_device
+    if of_mesh is not None:
+        return jax.devices(of_mesh.platform)[0]
     default = jax.config.jax_default_device  # type: ignore[attr-defined]
     if default is None or isinstance(default, str):
         return jax.devices(default)[0]

@@ -20,10 +20,10 @@ def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: S
 
     Exact: equal to `argmin_k ||z_n - q_k||^2` with `q_k = c_k W + b`, up to float32 rounding of
     `||z - b|| ||q - b||`, or with a transform of a large codebook of `||z - b|| ||c|| ||W||`; an offset that all codes
-    share is taken off before where there is no such transform, of codes in float32. The lowest index wins ties,
-    whatever the backend, the sizes or the sharding, which may change the choice between codes that such rounding does
-    not tell apart. The N x K distances are never formed, nor is the codebook Q, K x d, unless it is small. Gradients do
-    not pass. Give many tokens as one array: `jax.vmap` over tokens multiplies the memory by its batch.
+    share is taken off before where there is no such transform, of codes in float32. The lowest index wins ties.
+    Neither sizes nor sharding change the answer; but of more than 32 codes that such rounding does not tell apart, and
+    on another platform or with backend "portable", another of them may win. The N x K distances are never formed, nor
+    is the codebook Q, K x d, unless it is small. Gradients do not pass.
 
     On the current mesh (`jax.set_mesh`, axes of type Auto) each device searches for its own tokens; where that has an
     axis "codebook", among its own codes.
@@ -45,7 +45,7 @@ def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: S
 
     Raises:
         ValueError: shapes that do not fit, an empty codebook, types other than floats of at most 32 bits, an unknown
-            backend or one that does not apply here, a codebook axis that does not divide K.
+            backend or one that does not apply here, a codebook axis that does not divide K, mesh axes of type Explicit.
     """
     return _search(z, codebook, transform, None, backend, sizes)
 
@@ -77,8 +77,33 @@ def _search(z, codebook, transform, allowed, backend, sizes):
         backend = "portable"
     search = backends.choose(backend, device, held, sizes)
     fold_on = device.platform if fold else None
-    indices, sq_distance = _over_devices(tokens, split, jax.lax.stop_gradient(whole), search, fold_on, centred)
+    over_devices = _searched_as_one(lambda *arrays: _over_devices(*arrays, search, fold_on, centred))
+    indices, sq_distance = over_devices(tokens, split, jax.lax.stop_gradient(whole))
     return indices.reshape(z.shape[:-1]), sq_distance.reshape(z.shape[:-1])
+
+
+def _searched_as_one(search):
+    """`search(tokens, split, whole)`, for which `jax.vmap` over tokens makes one array of them, not many searches at
+    once that each take their memory; over codebooks it makes one search after the other."""
+
+    @jax.custom_batching.custom_vmap
+    def searched(*arrays):
+        return search(*arrays)
+
+    @searched.def_vmap
+    def of_batch(axis_size, batched, tokens, *codes):
+        def one(i):
+            take = functools.partial(jax.lax.dynamic_index_in_dim, index=i, keepdims=False)
+            return searched(*jax.tree.map(lambda several, a: take(a) if several else a, batched, [tokens, *codes]))
+
+        if any(jax.tree.leaves(batched[1:])):
+            results = jax.lax.map(one, jnp.arange(axis_size))
+        else:
+            results = searched(tokens.reshape(-1, tokens.shape[-1]), *codes)
+            results = jax.tree.map(lambda a: a.reshape(tokens.shape[:-1]), results)
+        return results, (True, True)
+
+    return searched
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
@@ -91,10 +116,10 @@ def _over_devices(tokens, split, whole, search, fold_on: str | None, centred: bo
             split = {**split, "codebook": effective(split["codebook"], whole["weight"], fold_on)}
             tokens, whole = tokens - whole["bias"][None], {"weight": None, "bias": None}
         middle = _far_middle(sharded.some_codes(split["codebook"], shards, MIDDLE_CODES)) if centred else None
-        found = search(from_middle(tokens, middle), **split, **whole, middle=middle)
-        if shards == 1:
-            return found.indices, found.sq_distance
-        return sharded.nearest_of_shards(found.indices, found.sq_distance, split["codebook"].shape[0])
+        found = search(from_middle(tokens, middle), **split, **whole, middle=middle, shards=shards)
+        if shards > 1:
+            found = sharded.nearest_of_shards(found, split["codebook"].shape[0])
+        return found.indices, found.sq_distance
 
     return placement.over_shards(on_one_device, tokens, split, whole)
 

@@ -22,8 +22,11 @@ class Best(NamedTuple):
     indices: jax.Array
 
 
-def search(tokens, codebook, weight, bias, allowed, middle=None) -> Found:
-    """As the other backends: tokens (n, d), codebook (K, d_basis), W and b or None, bool (K,) or None, (d,) or None."""
+def search(tokens, codebook, weight, bias, allowed, middle=None, shards=1) -> Found:
+    """As the other backends: tokens (n, d), codebook (K, d_basis), W and b or None, bool (K,) or None, (d,) or None.
+
+    shards: of no matter here, where no code's choice depends on other devices' codes.
+    """
     if weight is not None:
         codebook, tokens = effective(codebook, weight, "cpu"), tokens - bias[None]
     codebook = from_middle(codebook, middle)
@@ -76,4 +79,5 @@ def _nearer(tokens, rows, best: Best, finite) -> Found:
     distance = jnp.where(second, distances[:, 1], distances[:, 0])
     found = finite & (best.scores[:, 0] > -jnp.inf)
     scanned = jnp.int32(0)  # as nobody counts them here
-    return Found(jnp.where(found, indices, 0), jnp.where(finite, distance, jnp.nan), scanned)
+    nothing = jnp.zeros_like(distance)
+    return Found(jnp.where(found, indices, 0), jnp.where(finite, distance, jnp.nan), nothing, scanned)

@@ -6,11 +6,13 @@ With `u = (z - b) W^T` and `h_k = ||c_k W||^2 / 2`, the nearest code has the lar
 1. A coarse pass gives each group's largest score, and a bound on its rounding says which groups can hold the winner.
 2. Where that is one group, its codes are scored by one formula of fixed order; where it is a few, all of theirs;
    where it is more, every code.
-3. Where rounding may hide which code is nearest, the direct difference `||(z - b) - c W||^2` decides between all that
-   are so close to the best; the lower index wins a tie.
+3. Where rounding may hide which code is nearest, the difference `||(z - b) - c W||^2`, formed directly, decides between
+   all that are so close to the best; the lower index wins a tie. For tokens far outside the codes `||z - b||^2`, which
+   tells no code from another and would round away what does, is left out of it.
 
-The bound of step 1 admits every code that step 3 looks at, so the answer depends neither on how codes are grouped nor
-on how they are split over devices.
+The bound of step 1 admits every code that step 3 looks at, and that of step 3 every code of which the difference may
+come out as the least. So the answer is the least of all codes' differences as they are rounded, which depends neither
+on how codes are grouped nor on how they are split over devices.
 """
 
 import functools
@@ -26,8 +28,9 @@ from simvq_jax.search.codes import HIGHEST, Codes, Groups, batch_of, in_equal_ba
 TYPICAL_GROUPS = 4  # candidate groups that a token has at most, as a rule
 UNASKED = 16  # of so many tokens, one is scored again without asking whether any must be
 FEW_GROUPS = 12  # a token with more candidate groups is scored against every code
-SCAN_NUMBERS = 2**20  # of the codes' numbers that a scan of every code gathers at once, or more:
+SCAN_NUMBERS = 2**20  # products that a scan of every code forms at once, or more:
 SCAN_CODES = 256  # at least so many codes of every token
+FAR = 2.0  # times as long as the longest code: of such tokens the square is left out of the difference
 NEAR_TIES = 32  # codes too close to tell by score that are compared directly; of more, the first by score
 PART = 32  # of a row, looked through as one for the largest values
 NO_CODE = jnp.iinfo(jnp.int32).max
@@ -35,11 +38,17 @@ EPS = float(jnp.finfo(jnp.float32).eps)
 
 
 class Found(NamedTuple):
-    """indices: int32 (N,), sq_distance: float32 (N,), scanned: int32 (), tokens that were scored against every code."""
+    """indices: int32 (N,), the codes of the least `difference`: float32 (N,), the squared distance less `left_out`
+    (N,), which is the token's and no code's; scanned: int32 (), tokens that were scored against every code."""
 
     indices: jax.Array
-    sq_distance: jax.Array
+    difference: jax.Array
+    left_out: jax.Array
     scanned: jax.Array
+
+    @property
+    def sq_distance(self):
+        return self.difference + self.left_out
 
 
 class CoarseError(NamedTuple):
@@ -55,10 +64,13 @@ def rounding(terms: int) -> float:
 
 
 class _Tile(NamedTuple):
-    """Tokens less the bias v: (T, d), in the space of the basis u: (T, d_basis), the length of u (T,), and the rounding
-    of a score of fixed order for a code of norm 1 (T,)."""
+    """Tokens less the bias v: (T, d), their squares (T,) and whether they lie far outside the codes (T,); in the space
+    of the basis u: (T, d_basis), the length of u (T,), and the rounding of a score of fixed order for a code of norm 1
+    (T,)."""
 
     v: jax.Array
+    square: jax.Array
+    far: jax.Array
     u: jax.Array
     length: jax.Array
     reach: jax.Array
@@ -85,24 +97,33 @@ def search(
             `- h`, which XLA then need not store. error: how far those may be off.
         tile: tokens searched together. retry: tokens scored again together. platform: of the device.
     """
-    n, d = tokens.shape
+    n = tokens.shape[0]
     tile, batch = max(min(tile, n), 1), batch_of(platform)
     # Whether any token must be scored again a GPU has to ask its host, which costs more than to score some anyway.
     ask = platform != "gpu"
     v = tokens if bias is None else tokens - bias[None]
-    # What is not finite costs no scan.
-    tiles = jnp.pad(v, ((0, -n % tile), (0, 0)), constant_values=jnp.nan).reshape(-1, tile, d)
-    searched = jax.lax.map(lambda v: _search_tile(v, codes, weight, coarse, error, groups, retry, ask, batch), tiles)
+    square = in_equal_batches(lambda v: jnp.sum(v * v, axis=-1), batch, v)
+    far = square > FAR**2 * codes.longest**2
+    tiles = [  # what is not finite costs no scan
+        jnp.pad(a, ((0, -n % tile),) + ((0, 0),) * (a.ndim - 1), constant_values=fill).reshape(-1, tile, *a.shape[1:])
+        for a, fill in ((v, jnp.nan), (square, jnp.nan), (far, False))
+    ]
+    searched = jax.lax.map(
+        lambda own: _search_tile(own, codes, weight, coarse, error, groups, retry, ask, batch), tiles
+    )
     indices, refused = (a.reshape(-1)[:n] for a in searched[:2])
-    sq_distance = _sq_distance(v, indices, codes, weight, batch)
-    return Found(indices, jnp.where(refused, jnp.nan, sq_distance), searched[2].sum())
+    difference = _difference(v, far, indices, codes, weight, batch)
+    return Found(indices, jnp.where(refused, jnp.nan, difference), jnp.where(far, square, 0.0), searched[2].sum())
 
 
 def _search_tile(
-    v, codes: Codes, weight, coarse, error: CoarseError, groups: Groups, retry: int, ask: bool, batch: int
+    own, codes: Codes, weight, coarse, error: CoarseError, groups: Groups, retry: int, ask: bool, batch: int
 ):
-    """v: (T, d), tokens less the bias. -> indices (T,), whether the token is not finite (T,), tokens scanned ()."""
-    tokens, finite = _measured(v, weight, batch)
+    """own: the tokens' v, square and far, as `_Tile` has them.
+
+    Returns: indices (T,), whether the token is not finite (T,), tokens scanned ()."""
+    v, square, far = own
+    tokens, finite = _measured(v, square, far, weight, batch)
     searchable = finite & (codes.half_norms < jnp.inf).any()
     bounds = functools.partial(_bounds, error=error, codes=codes)
     maxima = coarse(tokens.u)
@@ -132,25 +153,24 @@ def _search_tile(
     if not ask:
         typical = min(TYPICAL_GROUPS, few)
         now = again & (count <= typical)
-        indices, later = _some_replaced(indices, now, functools.partial(among, typical), -(-v.shape[0] // UNASKED))
+        indices, later = _some_replaced(indices, now, functools.partial(among, typical), -(-again.shape[0] // UNASKED))
         again = later | (again & ~now)
     indices = jax.lax.cond(again.any(), settle, lambda indices, _: indices, indices, again)
     return jnp.where(searchable, indices, 0), ~finite, jnp.sum(many, dtype=jnp.int32)
 
 
-def _measured(v, weight, batch: int) -> tuple[_Tile, jax.Array]:
-    """The tile, and which of its tokens can be searched (T,). v: (T, d)."""
+def _measured(v, square, far, weight, batch: int) -> tuple[_Tile, jax.Array]:
+    """The tile, and which of its tokens can be searched (T,)."""
     u, of_u = v, jnp.zeros(v.shape[:1])
-    square_v = jnp.sum(v * v, axis=-1)
     if weight is not None:
         u = in_equal_batches(lambda v: jnp.dot(v, weight.T, precision=HIGHEST), batch, v)
         # u was rounded too. Of sums of d terms this is what they come to, with ample room; the worst case, with d for
         # its root, would make every tenth token one to look at again.
-        of_u = 4 * math.sqrt(v.shape[1]) * EPS * jnp.sqrt(jnp.sum(weight * weight) * square_v)
+        of_u = 4 * math.sqrt(v.shape[1]) * EPS * jnp.sqrt(jnp.sum(weight * weight) * square)
     square_u = jnp.sum(u * u, axis=-1)
     length = jnp.sqrt(square_u)
-    finite = jnp.isfinite(square_u) & jnp.isfinite(square_v)
-    return _Tile(v, u, length, rounding(u.shape[1]) * length + of_u), finite
+    finite = jnp.isfinite(square_u) & jnp.isfinite(square)
+    return _Tile(v, square, far, u, length, rounding(u.shape[1]) * length + of_u), finite
 
 
 def _bounds(maxima, tokens: _Tile, *, error: CoarseError, codes: Codes):
@@ -160,7 +180,19 @@ def _bounds(maxima, tokens: _Tile, *, error: CoarseError, codes: Codes):
     margin = reach[:, None] * codes.group_norms[None] + half * codes.group_halves[None]
     if codes.group_norms.shape == codes.half_norms.shape:  # groups of one code
         maxima = maxima - codes.half_norms[None]
-    return maxima + margin, (maxima - margin).max(axis=-1, keepdims=True)
+    threshold = (maxima - margin).max(axis=-1, keepdims=True)
+    return maxima + margin, threshold - _blur(tokens, codes, threshold)
+
+
+def _blur(tokens: _Tile, codes: Codes, score):
+    """By how much differences may round, in scores, for a code with this score and one as good: (T, 1) -> (T, 1).
+
+    With ample room, what sums of d terms come to; of the terms of a squared distance, or of a difference without the
+    token's square.
+    """
+    of_distance = jnp.maximum(tokens.square[:, None] - 2 * score, 0.0)
+    of_far = codes.longest * (codes.longest + 2 * jnp.sqrt(tokens.square[:, None]))
+    return 2 * math.sqrt(tokens.v.shape[1]) * EPS * jnp.where(tokens.far[:, None], of_far, of_distance)
 
 
 def _count_and_place(marked):
@@ -195,15 +227,21 @@ def _best(tokens: _Tile, codes: Codes, ids):
 
 
 def _scores(u, codes: Codes, ids):
-    """`u . c - h`, not by a matrix product, whose order of summation would depend on shapes. ids: (T, n) -> (T, n)."""
-    scores = jnp.sum(u[:, None] * codes.from_middle(codes.rows[ids]), axis=-1) - codes.half_norms[ids]
+    """`u . c - h` of codes that are a token's own: ids: (T, n) -> (T, n)."""
+    return _scores_of(u, codes.from_middle(codes.rows[ids]), codes.half_norms[ids])
+
+
+def _scores_of(u, rows, half_norms):
+    """Not by a matrix product, whose order of summation would depend on shapes. (T, d), (T or 1, n, d), (T or 1, n)."""
+    scores = jnp.sum(u[:, None] * rows, axis=-1) - half_norms
     return jnp.where(scores > -jnp.inf, scores, -jnp.inf)  # a code that is not finite scores NaN
 
 
 def _too_close(tokens: _Tile, codes: Codes, scores, ids):
     """Whether rounding may hide that a code is nearer than the first: scores, ids (T, n) -> bool (T, n)."""
+    first = scores[:, :1]
     margin = tokens.reach[:, None] * codes.norms[ids] + rounding(tokens.u.shape[1]) * codes.half_norms[ids]
-    return (scores > -jnp.inf) & (scores[:, :1] - scores <= margin[:, :1] + margin)
+    return (scores > -jnp.inf) & (first - scores <= margin[:, :1] + margin + _blur(tokens, codes, first))
 
 
 def _places_of_largest(values, count: int):
@@ -230,10 +268,11 @@ def _largest_of_all(u, codes: Codes):
     block = min(max(SCAN_NUMBERS // (u.shape[0] * d), SCAN_CODES), k)
 
     def largest_of(number):
-        ids = jnp.minimum(number * block, k - block) + jnp.arange(block, dtype=jnp.int32)
-        ids = jnp.broadcast_to(ids[None], (u.shape[0], block))
-        # The last block may overlap the one before.
-        return _largest(jnp.where(ids >= number * block, _scores(u, codes, ids), -jnp.inf), ids)
+        first = jnp.minimum(number * block, k - block)  # the last block may overlap the one before
+        rows, half_norms = (jax.lax.dynamic_slice_in_dim(a, first, block)[None] for a in (codes.rows, codes.half_norms))
+        scores = _scores_of(u, codes.from_middle(rows), half_norms)
+        ids = jnp.broadcast_to((first + jnp.arange(block, dtype=jnp.int32))[None], scores.shape)
+        return _largest(jnp.where(ids >= number * block, scores, -jnp.inf), ids)
 
     def larger_of(number, largest):
         both = [jnp.concatenate(pair, axis=-1) for pair in zip(largest, largest_of(number), strict=True)]
@@ -243,25 +282,28 @@ def _largest_of_all(u, codes: Codes):
 
 
 def _nearest(tokens: _Tile, codes: Codes, weight, largest, batch: int):
-    """The nearest of the codes too close to the first, by the direct difference. largest: as `_largest` -> (T,)."""
+    """The nearest of the codes too close to the first, by their difference. largest: as `_largest` -> (T,)."""
     scores, ids = largest
-    rivals = ids.shape[1]
-    v = jnp.repeat(tokens.v, rivals, axis=0)
-    sq_distance = _sq_distance(v, ids.reshape(-1), codes, weight, batch).reshape(ids.shape)
-    sq_distance = jnp.where(_too_close(tokens, codes, scores, ids), sq_distance, jnp.inf)
-    least = sq_distance.min(axis=-1, keepdims=True)
-    return jnp.where(sq_distance == least, ids, NO_CODE).min(axis=-1)
+    v, far = (jnp.repeat(a, ids.shape[1], axis=0) for a in (tokens.v, tokens.far))
+    difference = _difference(v, far, ids.reshape(-1), codes, weight, batch).reshape(ids.shape)
+    difference = jnp.where(_too_close(tokens, codes, scores, ids), difference, jnp.inf)
+    least = difference.min(axis=-1, keepdims=True)
+    return jnp.where(difference == least, ids, NO_CODE).min(axis=-1)
 
 
-def _sq_distance(v, indices, codes: Codes, weight, batch: int):
-    """`||v - c W||^2`, infinite for a code that must not win; always the same bits. (n, d), (n,) -> (n,)."""
+def _difference(v, far, indices, codes: Codes, weight, batch: int):
+    """`||v - q||^2` with `q = c W`, or of far tokens `||v - q||^2 - ||v||^2`; infinite for a code that must not win.
 
-    def measure(v, indices):
+    Always the same bits: (n, d), bool (n,), (n,) -> (n,).
+    """
+
+    def measure(v, far, indices):
         q = codes.from_middle(codes.rows[indices])
         q = q if weight is None else jnp.dot(q, weight, precision=HIGHEST)
-        return jnp.where(codes.half_norms[indices] < jnp.inf, jnp.sum((v - q) ** 2, axis=-1), jnp.inf)
+        terms = jnp.where(far[:, None], q * (q - 2 * v), (v - q) ** 2)
+        return jnp.where(codes.half_norms[indices] < jnp.inf, jnp.sum(terms, axis=-1), jnp.inf)
 
-    return in_equal_batches(measure, batch, v, indices)
+    return in_equal_batches(measure, batch, v, far, indices)
 
 
 def _replaced(results, where, compute, at_once: int):

@@ -1,29 +1,31 @@
 """A codebook split over the devices of mesh axis "codebook": what they tell each other.
 
 Each device searches its own codes. On the wire go two numbers a token to find the winner, and one row a token to read
-its code, and of codes that are compared with tokens as they lie (no transform, or one that is folded) a few rows,
-however many tokens there are; where the codebook fits on a device, keeping it whole there needs no word at all.
+its code; and however many tokens there are, one number, and of codes that are compared with tokens as they lie (no
+transform, or one that is folded) a few rows. Where the codebook fits on a device, keeping it whole there needs no word
+at all.
 """
 
 import jax
 import jax.numpy as jnp
 
 from simvq_jax.search.placement import CODEBOOK_AXIS, check_divides, codebook_shards, over_shards
+from simvq_jax.search.rerank import Found
 
 NO_CODE = jnp.iinfo(jnp.int32).max
 
 
-def nearest_of_shards(indices, sq_distance, shard_size: int):
-    """Combines each device's nearest code, under shard_map: the lowest index among the least distances.
+def nearest_of_shards(found: Found, shard_size: int) -> Found:
+    """Combines each device's nearest code, under shard_map: the lowest index among the least differences.
 
-    The distances are compared after re-ranking, so the answer is that of the undivided codebook.
-    indices: int32 (N,) of the device's own codes, sq_distance: (N,); shard_size: codes a device has.
+    These are compared after re-ranking, and what is left out of them is the same on every device, so the answer is that
+    of the undivided codebook. shard_size: codes a device has.
     """
-    least = jax.lax.pmin(jnp.where(jnp.isnan(sq_distance), jnp.inf, sq_distance), CODEBOOK_AXIS)
-    global_indices = indices + jax.lax.axis_index(CODEBOOK_AXIS) * shard_size
-    winner = jax.lax.pmin(jnp.where(sq_distance == least, global_indices, NO_CODE), CODEBOOK_AXIS)
-    not_finite = jnp.isnan(sq_distance)  # the token's, so on every device
-    return jnp.where(not_finite, 0, winner), jnp.where(not_finite, jnp.nan, least)
+    not_finite = jnp.isnan(found.difference)  # the token's, so on every device
+    least = jax.lax.pmin(jnp.where(not_finite, jnp.inf, found.difference), CODEBOOK_AXIS)
+    global_indices = found.indices + jax.lax.axis_index(CODEBOOK_AXIS) * shard_size
+    winner = jax.lax.pmin(jnp.where(found.difference == least, global_indices, NO_CODE), CODEBOOK_AXIS)
+    return found._replace(indices=jnp.where(not_finite, 0, winner), difference=jnp.where(not_finite, jnp.nan, least))
 
 
 def take_codes(codebook, indices):

@@ -1,8 +1,10 @@
 """What the search accepts: shapes, types, options, and the backends of a device."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from simvq_jax.search import backends, nearest_allowed_code, nearest_code
 from simvq_jax.search.blockwise import Sizes
@@ -68,6 +70,18 @@ def test_a_device_without_its_kernel_is_told_once(monkeypatch, caplog):
     (record,) = caplog.records
     assert "'blockwise' instead of 'hopper': it needs a Hopper GPU" in record.message
     backends.choose.cache_clear()
+
+
+def test_the_device_is_that_of_the_array_the_mesh_or_the_default(monkeypatch):
+    """Within jit an array does not tell; the mesh does, which may be of another platform than the default device."""
+    seen = []
+    traced = jax.jit(lambda z: seen.append(backends.device_of(z)) or z)
+    monkeypatch.setattr(jax, "devices", lambda platform: [platform])
+    traced(zeros(2))
+    with jax.set_mesh(Mesh(np.array(jax.local_devices()[:1]), ("data",))):
+        traced(zeros(3))
+    assert seen == [None, "cpu"]
+    assert backends.device_of(jnp.zeros(2)) == jax.local_devices()[0]
 
 
 def test_no_tokens():

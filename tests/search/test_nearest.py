@@ -276,6 +276,27 @@ def test_under_jit_vmap_and_grad():
     np.testing.assert_array_equal(gradient, 0)
 
 
+def test_vmap_over_tokens_searches_for_all_as_one_array():
+    z, codebook, transform = random_problem(11, 64 * 512, 4096, 16)
+
+    def temporaries(search, shape):
+        return jax.jit(search).lower(z.reshape(shape)).compile().memory_analysis().temp_size_in_bytes
+
+    search = lambda z: nearest_code(z, codebook, transform)  # noqa: E731
+    shape = (8, 8, 512, 16)
+    assert temporaries(jax.vmap(jax.vmap(search)), shape) <= 1.1 * temporaries(search, shape)
+
+
+def test_vmap_over_codebooks_and_transforms():
+    problems = [random_problem(seed, 24, 200, 8) for seed in (1, 2, 3)]
+    z, codebooks, transforms = jax.tree.map(lambda *several: np.stack(several), *problems)
+    expected = [nearest_code(*problem)[0] for problem in problems]
+    np.testing.assert_array_equal(jax.vmap(nearest_code)(z, codebooks, transforms)[0], expected)
+    of_first = [nearest_code(z[0], codebook, problems[0][2])[0] for codebook in codebooks]
+    with_one = jax.vmap(lambda codebook: nearest_code(z[0], codebook, problems[0][2])[0])
+    np.testing.assert_array_equal(with_one(codebooks), of_first)
+
+
 def test_inside_a_shard_map_of_the_caller():
     z, codebook, transform = random_problem(18, 64, 200, 8)
     expected, _ = nearest_code(z, codebook, transform)

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from simvq_jax.mesh import make_mesh
+from simvq_jax.quantize import FSQ
 from simvq_jax.search import nearest, nearest_allowed_code, nearest_code, take_codes
 from simvq_jax.search.blockwise import Sizes
 
@@ -93,6 +94,34 @@ def test_the_answer_is_that_of_the_whole_codebook(axes, fold_bytes):
             np.testing.assert_array_equal(a, b, err_msg=name)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 10, 1e3, 1e6])
+@pytest.mark.parametrize("kind", ["alike", "of unlike lengths", "with a transform"])
+def test_tokens_of_any_length_beside_the_codes(kind, scale, monkeypatch):
+    """A squared distance of long tokens does not tell in float32 which code is nearest; scores do."""
+    monkeypatch.setattr(nearest, "FOLD_BYTES", 0)
+    tokens, codebook, transform = make_problem()
+    if kind == "of unlike lengths":
+        codebook *= np.float32(10) ** -np.random.default_rng(1).integers(0, 4, (K, 1)).astype(np.float32)
+    arguments = (np.float32(scale) * tokens, codebook, transform if kind == "with a transform" else None)
+    expected = nearest_code(*arguments)
+    with mesh_of(data=2, codebook=4):
+        got = jax.jit(lambda *arguments: nearest_code(*arguments))(*arguments)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert_as_near_as_scores_tell(expected[0], *arguments)
+
+
+def assert_as_near_as_scores_tell(indices, tokens, codebook, transform):
+    """In float64, no code is nearer by more than the rounding of a product of the token and a code."""
+    weight, bias = transform or (np.eye(D), np.zeros(D))
+    v, rows = tokens.astype(np.float64) - bias, codebook.astype(np.float64)
+    codes = rows @ weight
+    scores = v @ codes.T - (codes**2).sum(axis=1) / 2
+    regret = scores.max(axis=1) - scores[np.arange(len(v)), np.asarray(indices)]
+    size = np.linalg.norm(v, axis=1) * np.linalg.norm(codes, axis=1).max() + (codes**2).sum(axis=1).max()
+    assert (regret <= 1e-6 * size).all()
+
+
 def test_allowed_codes_are_split_with_the_codes():
     tokens, codebook, transform = make_problem()
     allowed = np.arange(K) % 7 == 0
@@ -122,8 +151,8 @@ def test_two_numbers_and_one_row_a_token_cross_the_wire(d):
         found = collectives(jax.jit(quantize).lower(*operands).compile())
     share = n // 2
     expected = [("all-reduce", f"f32[{share}]"), ("all-reduce", f"s32[{share}]"), ("all-reduce", f"f32[{share},{d}]")]
-    of_middle = ("all-reduce", f"f32[{nearest.MIDDLE_CODES},{d}]")  # whatever N
-    assert sorted(found) == sorted([*expected, of_middle])
+    whatever_n = [("all-reduce", f"f32[{nearest.MIDDLE_CODES},{d}]"), ("all-reduce", "f32[]")]
+    assert sorted(found) == sorted([*expected, *whatever_n])
 
 
 def test_whole_codebooks_need_no_word():
@@ -149,6 +178,35 @@ def test_rows_and_their_gradients_are_those_of_the_whole_codebook(axes):
         gradient, rows = jax.jit(jax.grad(objective, has_aux=True))(codebook)
     np.testing.assert_array_equal(rows, codebook[indices])
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
+def explicit_mesh():
+    return jax.make_mesh((4, 2), ("data", "codebook"), axis_types=(AxisType.Explicit,) * 2)
+
+
+def test_axes_of_type_explicit_are_refused_with_what_to_do():
+    tokens, codebook, _ = make_problem()
+    quantizer = FSQ(levels=(8, 8), dim=2)
+    with jax.set_mesh(explicit_mesh()):
+        for call in (
+            lambda: nearest_code(tokens, codebook),
+            lambda: take_codes(codebook, np.zeros(3, np.int32)),
+            lambda: quantizer.init(jax.random.key(0), jnp.zeros((3, 2))),
+        ):
+            with pytest.raises(ValueError, match=r"\['data', 'codebook'\] are of type Explicit but must be Auto: make"):
+                call()
+
+
+def test_axes_of_type_explicit_within_auto_axes():
+    tokens, codebook, _ = make_problem(N + 5)
+    expected = nearest_code(tokens, codebook)
+    mesh = explicit_mesh()
+    with jax.set_mesh(mesh):
+        search = jax.sharding.auto_axes(nearest_code, out_sharding=PartitionSpec("data"))
+        by_token = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec("data")))
+        by_code = jax.device_put(codebook, NamedSharding(mesh, PartitionSpec("codebook")))
+        for a, b in zip(jax.jit(search)(by_token, by_code), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("call", [lambda c: nearest_code(c[:3], c), lambda c: take_codes(c, np.zeros(3, np.int32))])
