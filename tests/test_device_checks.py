@@ -1,4 +1,4 @@
-"""The checks for a device on the CPU at hand, by programs compiled as users compile them; the suite's are unoptimised."""
+"""The checks for a device, on the CPU at hand, compiled as users compile them: the suite's programs are unoptimised."""
 
 import json
 import os
