@@ -33,7 +33,7 @@ class Aim(NamedTuple):
 
 def section(headline: list[Run], recovery: list[Run], architectures: list[Run]) -> str:
     """The section, or "" where nothing was run."""
-    found = [*_in_use(headline), *_recovered(recovery), *_stages(architectures), *_cost()]
+    found = [*_in_use(headline), *_recovered(recovery), *_stages([*headline, *architectures]), *_cost()]
     if not found:
         return ""
     text = (
@@ -106,14 +106,15 @@ def _almost_all(share: float) -> str:
 
 
 def _stages(runs: list[Run]) -> Iterable[Aim]:
-    for run in (run for run in runs if run["run"] == "residual_simvq"):
+    for run in (run for run in runs if "residual_simvq" in (run["run"], method_of(run))):
+        stages = f"of {run['changes']['quantizer.stages']} residual stages, {run['steps']} steps"
         asked, least = f"over {STAGE:.0%}", [share(run, "_least") for share in (in_training, in_recent_training)]
         measured, met = ("; ".join(words) for words in ([f"{v:.1%}" for v in least], [_yes(v > STAGE) for v in least]))
-        yield Aim("in use, training, the worst residual stage", asked, measured, met)
+        yield Aim(f"in use, training, the worst {stages}", asked, measured, met)
         named = run["figures"].items()
         shares = [value for name, value in named if name.startswith("eval/codebook_utilization_stage")]
         listed = ", ".join(f"{share:.1%}" for share in shares)
-        yield Aim("in use, held out, every residual stage", asked, listed, _yes(min(shares) > STAGE))
+        yield Aim(f"in use, held out, each {stages}", asked, listed, _yes(min(shares) > STAGE))
 
 
 def _cost() -> Iterable[Aim]:

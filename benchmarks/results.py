@@ -52,7 +52,7 @@ def table(groups: dict[tuple[str, ...], list[Run]], header: list[str]) -> str:
 def by_size(study: str, title: str) -> str:
     """Studies (a) and (h): a row for each codebook size and method, over its seeds; and (d), the rank of W."""
     runs = sorted(read(study), key=lambda run: (run["codebook_size"], method_of(run), run["seed"]))
-    groups = grouped(runs, lambda run: (f"{run['codebook_size']:,}", method_of(run)))
+    groups = grouped(runs, lambda run: (codebooks_of(run), method_of(run)))
     figures = table(groups, ["K", "method"])
     said = [findings.more_codes(runs), findings.better(runs), findings.ranks(runs)]
     return section(title, study, runs, figures, *said, rank_picture(study, runs))

@@ -26,6 +26,21 @@ def test_the_search_is_exact_when_optimised():
     assert "2 of 2 checks passed." in said
 
 
+def test_shards_give_the_bits_of_the_whole_codebook_when_optimised():
+    """What is fused with a sum may change its order, and with it the last bit: in optimised programs alone."""
+    run(sys.executable, "tests/shards_agree.py")
+
+
+def test_a_cpu_loads_no_pallas():
+    said = run(
+        sys.executable,
+        "-c",
+        "import sys, numpy as np, simvq_jax; simvq_jax.nearest_code(np.ones((2, 3), 'f'), np.ones((4, 3), 'f'));"
+        " print([name for name in sys.modules if 'pallas' in name])",
+    )
+    assert said.split() == ["[]"]
+
+
 @pytest.mark.slow
 def test_every_part_of_gpu_check_runs(tmp_path):
     run("bash", "launch/gpu_check.sh", str(tmp_path), CHECK_ON_CPU="1", PYTHON=sys.executable)

@@ -1,5 +1,5 @@
 """Study: the quickstart at full length by codebook size, with this project's recipe, the paper's, vanilla VQ, and VQ
-with k-means and restarts, the best rival.
+with k-means and restarts, the best rival; and four residual stages.
 
     python launch/sweep.py --config=configs/study/headline.py --workdir=runs/study/headline
 or  python -m simvq_jax.train --config=configs/study/headline.py --workdir=runs/study/one
@@ -32,3 +32,4 @@ def sweep(add):
             add(f"vq_{k}_seed{seed}", {**size, "quantizer.kind": "vq", "seed": seed})
         add(f"vq_kmeans_restart_{k}_seed0", {**size, **rival, "seed": 0})
         add(f"simvq_paper_{k}_seed0", {**size, **base.changes(recipes.paper, get_config()), "seed": 0})
+    add("residual_simvq_1024_seed0", {"quantizer.codebook_size": 1024, "quantizer.stages": 4, "seed": 0})

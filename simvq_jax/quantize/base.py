@@ -133,10 +133,10 @@ class Quantizer(nn.Module):
     def weights_of(self, z, mask):
         """1 where a token counts, 0 elsewhere: float32 (...).
 
-        Raises ValueError if the last axis of z is not `dim`, the mask's shape is not that of the tokens, or the current
-        mesh has axes of type Explicit.
+        Raises ValueError if the last axis of z is not `dim`, the mask's shape is not that of the tokens, or z is split
+        over mesh axes of type Explicit.
         """
-        check_axes()
+        check_axes(z)
         if z.shape[-1:] != (self.dim,):
             raise ValueError(f"z has shape {z.shape} but must be (..., {self.dim}), the last axis being dim.")
         if mask is None:

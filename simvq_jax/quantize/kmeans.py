@@ -15,9 +15,8 @@ def kmeans(key, tokens, weight, size: int, rounds: int = 10):
     tokens: float32 (N, d). weight: (N,), 1 where a token counts. -> (size, d); of no more tokens than centres, what
     `apart_tokens` makes of them.
     """
-    start = apart_tokens(key, tokens, weight, size)
     if tokens.shape[0] <= size:  # every token has a centre on it
-        return start
+        return apart_tokens(key, tokens, weight, size)
 
     def improve(_, centres):
         indices, _ = nearest_code(tokens, centres)
@@ -25,13 +24,13 @@ def kmeans(key, tokens, weight, size: int, rounds: int = 10):
         sums = jnp.zeros_like(centres).at[indices].add(tokens * weight[:, None])
         return jnp.where(counts > 0, sums / jnp.maximum(counts, 1.0), centres)
 
-    return jax.lax.fori_loop(0, rounds, improve, start)
+    return jax.lax.fori_loop(0, rounds, improve, random_tokens(key, tokens, weight, size))
 
 
 def apart_tokens(key, tokens, weight, size: int):
-    """As `random_tokens`, but a repeated token is moved by a share of the difference of two.
+    """As `random_tokens`, but a repeated token is moved by a share of the difference of two, if any differ.
 
-    So no two rows are alike, and the rows keep the shape of the tokens' cloud, its directions and its tails.
+    So rows are hardly alike, and keep the shape of the tokens' cloud, its directions and its tails.
     """
     row_key, other_key, share_key = jax.random.split(key, 3)
     rows, others = (random_tokens(k, tokens, weight, size) for k in (row_key, other_key))

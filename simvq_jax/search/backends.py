@@ -1,5 +1,6 @@
 """The backends, and which of them serves a device, a codebook and a number of tokens."""
 
+import contextlib
 import functools
 import importlib
 import logging
@@ -55,7 +56,9 @@ def device_of(array):
         return min(array.devices(), key=lambda device: device.id)
     of_mesh = jax.sharding.get_abstract_mesh().abstract_device
     if of_mesh is not None:
-        return jax.devices(of_mesh.platform)[0]
+        with contextlib.suppress(RuntimeError):  # a program for another machine: that device's description must do
+            return jax.devices(of_mesh.platform)[0]
+        return of_mesh
     default = jax.config.jax_default_device  # type: ignore[attr-defined]
     if default is None or isinstance(default, str):
         return jax.devices(default)[0]

@@ -43,17 +43,16 @@ def choose_sizes(k: int, d: int, platform: str) -> Sizes:
 
 
 def search(
-    tokens, codebook, weight=None, bias=None, allowed=None, middle=None, shards=1, *, sizes: Sizes, platform: str
+    tokens, codebook, weight=None, bias=None, allowed=None, middle=None, *, sizes: Sizes, platform: str
 ) -> rerank.Found:
     """Nearest code of every token on this device.
 
     tokens: float32 (N, d). codebook: float32 or bfloat16 (K, d_basis). weight: (d_basis, d) and bias: (d,), or None.
     allowed: bool (K,) or None, codes that may win. middle: (d,), which tokens count from and codes shall, or None; only
-    without a weight. shards: devices that hold a part of the codebook each. platform: that of the device, as jax
-    names it.
+    without a weight. platform: that of the device, as jax names it.
     """
     groups = Groups(sizes.group, sizes.block // sizes.group)
-    codes = prepare(codebook, weight, allowed, middle, shards, groups, platform)
+    codes = prepare(codebook, weight, allowed, middle, groups, platform)
     coarse = functools.partial(_group_maxima, codes=codes, groups=groups)
     rounding = rerank.rounding(codebook.shape[1])
     return rerank.search(

@@ -5,8 +5,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.search.placement import CODEBOOK_AXIS
-
 HIGHEST = jax.lax.Precision.HIGHEST
 BATCH = {"cpu": 512}  # vectors transformed together, by platform
 BATCH_ELSEWHERE = 16_384
@@ -43,7 +41,6 @@ class Codes(NamedTuple):
     None for 0. It is taken off where rows are read, so that no second codebook is formed.
     norms: float32 (K',), ||c||. half_norms: (K',), ||c W||^2 / 2, infinite where a code must not win.
     group_norms, group_halves: float32 (K' / size,), the largest ||c|| and the largest half norm of each group.
-    longest: float32 (), the largest ||c W|| of the whole codebook, wherever it is.
     """
 
     rows: jax.Array
@@ -52,7 +49,6 @@ class Codes(NamedTuple):
     half_norms: jax.Array
     group_norms: jax.Array
     group_halves: jax.Array
-    longest: jax.Array
 
     def from_middle(self, rows):
         """Some of the rows, counted from the middle: (..., d_basis) -> float32."""
@@ -68,14 +64,15 @@ def from_middle(rows, middle):
 def in_equal_batches(f, batch: int, *arrays):
     """`f(*arrays)` by batches of rows, all of one shape whatever the number of rows: (n, ...) each -> tree of (n, ...).
 
-    A matrix product or a sum of another shape may round otherwise. So every row's result is the same bits wherever the
-    row stands, and equal codes tie.
+    A matrix product or a sum of another shape may round otherwise, as may one that is fused with what is around it. So
+    every row's result is the same bits wherever the row stands, and equal codes tie.
     """
+    alone = jax.lax.optimization_barrier
     n = arrays[0].shape[0]
     batched = [
         jnp.pad(a, ((0, -n % batch),) + ((0, 0),) * (a.ndim - 1)).reshape(-1, batch, *a.shape[1:]) for a in arrays
     ]
-    results = jax.lax.map(lambda rows: f(*rows), batched)
+    results = jax.lax.map(lambda rows: alone(f(*alone(rows))), batched)
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], results)
 
 
@@ -90,9 +87,9 @@ def effective(rows, weight, platform: str):
     return in_equal_batches(product, batch_of(platform), rows)
 
 
-def prepare(codebook, weight, allowed, middle, shards: int, groups: Groups, platform: str) -> Codes:
+def prepare(codebook, weight, allowed, middle, groups: Groups, platform: str) -> Codes:
     """Pads and measures the codes. codebook: (K, d_basis), weight: (d_basis, d) or None, allowed: bool (K,) or None,
-    middle: (d_basis,), only without a weight, or None. shards: devices that hold a part of the codebook each.
+    middle: (d_basis,), only without a weight, or None.
 
     A code with a NaN or an infinity, or whose squared norm overflows, must not win either.
     """
@@ -107,7 +104,6 @@ def prepare(codebook, weight, allowed, middle, shards: int, groups: Groups, plat
     usable = usable if allowed is None else usable & allowed
     pad = (0, -codebook.shape[0] % groups.block)
     finite_halves, lengths = (jnp.pad(jnp.where(usable, values, 0.0), pad) for values in (halves, lengths))
-    longest = jnp.sqrt(2 * finite_halves.max())
     return Codes(
         rows=jnp.pad(codebook, (pad, (0, 0))),
         middle=middle,
@@ -115,5 +111,4 @@ def prepare(codebook, weight, allowed, middle, shards: int, groups: Groups, plat
         half_norms=jnp.pad(jnp.where(usable, halves, jnp.inf), pad, constant_values=jnp.inf),
         group_norms=groups.largest(lengths),
         group_halves=groups.largest(finite_halves),
-        longest=longest if shards == 1 else jax.lax.pmax(longest, CODEBOOK_AXIS),
     )

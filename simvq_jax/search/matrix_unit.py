@@ -18,17 +18,7 @@ def code_limbs(dtype) -> int:
 
 
 def search(
-    tokens,
-    codebook,
-    weight=None,
-    bias=None,
-    allowed=None,
-    middle=None,
-    shards=1,
-    *,
-    group_maxima,
-    groups: Groups,
-    platform: str,
+    tokens, codebook, weight=None, bias=None, allowed=None, middle=None, *, group_maxima, groups: Groups, platform: str
 ) -> rerank.Found:
     """Nearest code of every token on this device; arguments as `blockwise.search`.
 
@@ -36,7 +26,7 @@ def search(
     A bfloat16 codebook is its own limb, and two products give scores as good as float32; a float32 one takes three, and
     it alone may have a middle.
     """
-    codes = prepare(codebook, weight, allowed, middle, shards, groups, platform)
+    codes = prepare(codebook, weight, allowed, middle, groups, platform)
     exact = code_limbs(codebook.dtype) == 1
     rows = codes.rows if exact else codes.from_middle(codes.rows)
     rows = jnp.where(jnp.isfinite(codes.half_norms)[:, None], rows, 0)

@@ -21,12 +21,13 @@ def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: S
     Exact: equal to `argmin_k ||z_n - q_k||^2` with `q_k = c_k W + b`, up to float32 rounding of
     `||z - b|| ||q - b||`, or with a transform of a large codebook of `||z - b|| ||c|| ||W||`; an offset that all codes
     share is taken off before where there is no such transform, of codes in float32. The lowest index wins ties.
-    Neither sizes nor sharding change the answer; but of more than 32 codes that such rounding does not tell apart, and
-    on another platform or with backend "portable", another of them may win. The N x K distances are never formed, nor
-    is the codebook Q, K x d, unless it is small. Gradients do not pass.
+    Sizes and sharding do not change the answer, but of more than 32 codes that such rounding does not tell apart they
+    may change which of them wins; so may another platform, and backend "portable". The N x K distances are never
+    formed, nor is the codebook Q, K x d, unless it is small. Gradients do not pass.
 
     On the current mesh (`jax.set_mesh`, axes of type Auto) each device searches for its own tokens; where that has an
-    axis "codebook", among its own codes.
+    axis "codebook", among its own codes. `jax.vmap` over tokens is one search for all of them, over codebooks one after
+    the other.
 
     Args:
         z: (..., d) tokens, any floating type of at most 32 bits; compared in float32.
@@ -45,7 +46,8 @@ def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: S
 
     Raises:
         ValueError: shapes that do not fit, an empty codebook, types other than floats of at most 32 bits, an unknown
-            backend or one that does not apply here, a codebook axis that does not divide K, mesh axes of type Explicit.
+            backend or one that does not apply here, a codebook axis that does not divide K,
+            arrays that are split over mesh axes of type Explicit.
     """
     return _search(z, codebook, transform, None, backend, sizes)
 
@@ -57,6 +59,7 @@ def nearest_allowed_code(z, codebook, allowed, transform=None):
 
 def _search(z, codebook, transform, allowed, backend, sizes):
     _check(z, codebook, allowed, transform)
+    placement.check_axes(z, codebook)
     d = z.shape[-1]
     tokens = jax.lax.stop_gradient(jnp.asarray(z, jnp.float32)).reshape(-1, d)
     split = jax.lax.stop_gradient({"codebook": _float32_or_bfloat16(codebook), "allowed": allowed})
@@ -77,38 +80,41 @@ def _search(z, codebook, transform, allowed, backend, sizes):
         backend = "portable"
     search = backends.choose(backend, device, held, sizes)
     fold_on = device.platform if fold else None
-    over_devices = _searched_as_one(lambda *arrays: _over_devices(*arrays, search, fold_on, centred))
+    over_devices = _over_devices(search, fold_on, centred)
     indices, sq_distance = over_devices(tokens, split, jax.lax.stop_gradient(whole))
     return indices.reshape(z.shape[:-1]), sq_distance.reshape(z.shape[:-1])
 
 
-def _searched_as_one(search):
-    """`search(tokens, split, whole)`, for which `jax.vmap` over tokens makes one array of them, not many searches at
-    once that each take their memory; over codebooks it makes one search after the other."""
+@functools.cache
+def _over_devices(search, fold_on: str | None, centred: bool):
+    """The compiled search (tokens, split, whole) -> indices, sq_distance, of which `jax.vmap` over tokens makes one
+    search for all of them, and over codebooks one after the other; many at once would each take their memory.
 
-    @jax.custom_batching.custom_vmap
-    def searched(*arrays):
-        return search(*arrays)
+    fold_on: the platform, where codes are transformed before the search. centred: take off what codes share.
+    """
+    searched = jax.custom_batching.custom_vmap(functools.partial(_on_mesh, search, fold_on, centred))
 
     @searched.def_vmap
     def of_batch(axis_size, batched, tokens, *codes):
-        def one(i):
-            take = functools.partial(jax.lax.dynamic_index_in_dim, index=i, keepdims=False)
-            return searched(*jax.tree.map(lambda several, a: take(a) if several else a, batched, [tokens, *codes]))
+        arrays, structure = jax.tree.flatten((tokens, *codes))
+        several = jax.tree.leaves(batched)
 
-        if any(jax.tree.leaves(batched[1:])):
-            results = jax.lax.map(one, jnp.arange(axis_size))
+        def one(own):
+            chosen = iter(own)
+            every = [next(chosen) if s else a for s, a in zip(several, arrays, strict=True)]
+            return searched(*jax.tree.unflatten(structure, every))
+
+        if any(several[1:]):
+            results = jax.lax.map(one, [a for s, a in zip(several, arrays, strict=True) if s])
         else:
             results = searched(tokens.reshape(-1, tokens.shape[-1]), *codes)
             results = jax.tree.map(lambda a: a.reshape(tokens.shape[:-1]), results)
         return results, (True, True)
 
-    return searched
+    return jax.jit(searched)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _over_devices(tokens, split, whole, search, fold_on: str | None, centred: bool):
-    """fold_on: the platform, where codes are transformed before the search. centred: take off what codes share."""
+def _on_mesh(search, fold_on: str | None, centred: bool, tokens, split, whole):
     shards = placement.codebook_shards()
 
     def on_one_device(tokens, split, whole):
@@ -116,7 +122,7 @@ def _over_devices(tokens, split, whole, search, fold_on: str | None, centred: bo
             split = {**split, "codebook": effective(split["codebook"], whole["weight"], fold_on)}
             tokens, whole = tokens - whole["bias"][None], {"weight": None, "bias": None}
         middle = _far_middle(sharded.some_codes(split["codebook"], shards, MIDDLE_CODES)) if centred else None
-        found = search(from_middle(tokens, middle), **split, **whole, middle=middle, shards=shards)
+        found = search(from_middle(tokens, middle), **split, **whole, middle=middle)
         if shards > 1:
             found = sharded.nearest_of_shards(found, split["codebook"].shape[0])
         return found.indices, found.sq_distance

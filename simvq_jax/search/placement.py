@@ -14,19 +14,18 @@ def codebook_shards() -> int:
     return _automatic_axes().get(CODEBOOK_AXIS, 1)
 
 
-def check_axes() -> None:
-    """Raises ValueError if the current mesh has axes of type Explicit, for which no operation here says its sharding.
+def check_axes(*arrays) -> None:
+    """Raises ValueError if an array is split over mesh axes of type Explicit: no operation here states its sharding.
 
     `jax.make_mesh` makes such axes unless told otherwise.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    explicit = [name for name, kind in kinds if kind == AxisType.Explicit]
-    if explicit:
-        raise ValueError(
-            f"mesh axes {explicit} are of type Explicit but must be Auto: make the mesh with axis_types="
-            f"(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)}, or call this inside jax.sharding.auto_axes."
-        )
+    for array in arrays:
+        spec = jax.typeof(array).sharding.spec
+        if any(axis is not None for axis in spec):
+            raise ValueError(
+                f"an array is split over mesh axes of type Explicit, as {spec}, but must not be: make the mesh with"
+                " axis types jax.sharding.AxisType.Auto, or call this inside jax.sharding.auto_axes."
+            )
 
 
 def check_divides(codebook_size: int) -> None:
@@ -65,7 +64,6 @@ def over_shards(f, tokens, split, whole):
 
 def _automatic_axes() -> dict[str, int]:
     """Sizes of the axes of the current mesh that are not already split by hand."""
-    check_axes()
     mesh = jax.sharding.get_abstract_mesh()
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return {name: mesh.shape[name] for name, kind in kinds if kind == AxisType.Auto}

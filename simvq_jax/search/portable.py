@@ -22,11 +22,8 @@ class Best(NamedTuple):
     indices: jax.Array
 
 
-def search(tokens, codebook, weight, bias, allowed, middle=None, shards=1) -> Found:
-    """As the other backends: tokens (n, d), codebook (K, d_basis), W and b or None, bool (K,) or None, (d,) or None.
-
-    shards: of no matter here, where no code's choice depends on other devices' codes.
-    """
+def search(tokens, codebook, weight, bias, allowed, middle=None) -> Found:
+    """As the other backends: tokens (n, d), codebook (K, d_basis), W and b or None, bool (K,) or None, (d,) or None."""
     if weight is not None:
         codebook, tokens = effective(codebook, weight, "cpu"), tokens - bias[None]
     codebook = from_middle(codebook, middle)

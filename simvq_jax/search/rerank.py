@@ -6,12 +6,11 @@ With `u = (z - b) W^T` and `h_k = ||c_k W||^2 / 2`, the nearest code has the lar
 1. A coarse pass gives each group's largest score, and a bound on its rounding says which groups can hold the winner.
 2. Where that is one group, its codes are scored by one formula of fixed order; where it is a few, all of theirs;
    where it is more, every code.
-3. Where rounding may hide which code is nearest, the difference `||(z - b) - c W||^2`, formed directly, decides between
-   all that are so close to the best; the lower index wins a tie. For tokens far outside the codes `||z - b||^2`, which
-   tells no code from another and would round away what does, is left out of it.
+3. Where rounding may hide which code is nearest, a number that grows with the distance and rounds less (`_order`)
+   decides between all that are so close to the best; the lower index wins a tie.
 
-The bound of step 1 admits every code that step 3 looks at, and that of step 3 every code of which the difference may
-come out as the least. So the answer is the least of all codes' differences as they are rounded, which depends neither
+The bound of step 1 admits every code that step 3 looks at, and that of step 3, as it allows for the worst of scores,
+those of which the order may come out as the least. So the answer is the least order of all codes, which depends neither
 on how codes are grouped nor on how they are split over devices.
 """
 
@@ -30,7 +29,7 @@ UNASKED = 16  # of so many tokens, one is scored again without asking whether an
 FEW_GROUPS = 12  # a token with more candidate groups is scored against every code
 SCAN_NUMBERS = 2**20  # products that a scan of every code forms at once, or more:
 SCAN_CODES = 256  # at least so many codes of every token
-FAR = 2.0  # times as long as the longest code: of such tokens the square is left out of the difference
+NEAR = 0.25  # of a token's square: codes at less than this squared distance are near it
 NEAR_TIES = 32  # codes too close to tell by score that are compared directly; of more, the first by score
 PART = 32  # of a row, looked through as one for the largest values
 NO_CODE = jnp.iinfo(jnp.int32).max
@@ -38,17 +37,20 @@ EPS = float(jnp.finfo(jnp.float32).eps)
 
 
 class Found(NamedTuple):
-    """indices: int32 (N,), the codes of the least `difference`: float32 (N,), the squared distance less `left_out`
-    (N,), which is the token's and no code's; scanned: int32 (), tokens that were scored against every code."""
+    """indices: int32 (N,), order: float32 (N,), which grows with the distance (`_order`), square: (N,), of the token,
+    scanned: int32 (), tokens that were scored against every code."""
 
     indices: jax.Array
-    difference: jax.Array
-    left_out: jax.Array
+    order: jax.Array
+    square: jax.Array
     scanned: jax.Array
 
     @property
     def sq_distance(self):
-        return self.difference + self.left_out
+        """float32 (N,)"""
+        unit = _unit(self.square)
+        near = self.order < -(1 - NEAR) * self.square / unit
+        return jnp.where(near, _turned(self.square, -self.order), self.order * unit + self.square)
 
 
 class CoarseError(NamedTuple):
@@ -64,13 +66,11 @@ def rounding(terms: int) -> float:
 
 
 class _Tile(NamedTuple):
-    """Tokens less the bias v: (T, d), their squares (T,) and whether they lie far outside the codes (T,); in the space
-    of the basis u: (T, d_basis), the length of u (T,), and the rounding of a score of fixed order for a code of norm 1
-    (T,)."""
+    """Tokens less the bias v: (T, d), and their squares (T,); in the space of the basis u: (T, d_basis), the length of
+    u (T,), and the rounding of a score of fixed order for a code of norm 1 (T,)."""
 
     v: jax.Array
     square: jax.Array
-    far: jax.Array
     u: jax.Array
     length: jax.Array
     reach: jax.Array
@@ -103,27 +103,23 @@ def search(
     ask = platform != "gpu"
     v = tokens if bias is None else tokens - bias[None]
     square = in_equal_batches(lambda v: jnp.sum(v * v, axis=-1), batch, v)
-    far = square > FAR**2 * codes.longest**2
     tiles = [  # what is not finite costs no scan
         jnp.pad(a, ((0, -n % tile),) + ((0, 0),) * (a.ndim - 1), constant_values=fill).reshape(-1, tile, *a.shape[1:])
-        for a, fill in ((v, jnp.nan), (square, jnp.nan), (far, False))
+        for a, fill in ((v, jnp.nan), (square, jnp.nan))
     ]
     searched = jax.lax.map(
         lambda own: _search_tile(own, codes, weight, coarse, error, groups, retry, ask, batch), tiles
     )
     indices, refused = (a.reshape(-1)[:n] for a in searched[:2])
-    difference = _difference(v, far, indices, codes, weight, batch)
-    return Found(indices, jnp.where(refused, jnp.nan, difference), jnp.where(far, square, 0.0), searched[2].sum())
+    order = _order(v, square, indices, codes, weight, batch)
+    return Found(indices, jnp.where(refused, jnp.nan, order), square, searched[2].sum())
 
 
 def _search_tile(
     own, codes: Codes, weight, coarse, error: CoarseError, groups: Groups, retry: int, ask: bool, batch: int
 ):
-    """own: the tokens' v, square and far, as `_Tile` has them.
-
-    Returns: indices (T,), whether the token is not finite (T,), tokens scanned ()."""
-    v, square, far = own
-    tokens, finite = _measured(v, square, far, weight, batch)
+    """own: v and square, as `_Tile` has them. -> indices (T,), whether not finite (T,), tokens scanned ()."""
+    tokens, finite = _measured(own[0], own[1], weight, batch)
     searchable = finite & (codes.half_norms < jnp.inf).any()
     bounds = functools.partial(_bounds, error=error, codes=codes)
     maxima = coarse(tokens.u)
@@ -159,7 +155,7 @@ def _search_tile(
     return jnp.where(searchable, indices, 0), ~finite, jnp.sum(many, dtype=jnp.int32)
 
 
-def _measured(v, square, far, weight, batch: int) -> tuple[_Tile, jax.Array]:
+def _measured(v, square, weight, batch: int) -> tuple[_Tile, jax.Array]:
     """The tile, and which of its tokens can be searched (T,)."""
     u, of_u = v, jnp.zeros(v.shape[:1])
     if weight is not None:
@@ -170,7 +166,7 @@ def _measured(v, square, far, weight, batch: int) -> tuple[_Tile, jax.Array]:
     square_u = jnp.sum(u * u, axis=-1)
     length = jnp.sqrt(square_u)
     finite = jnp.isfinite(square_u) & jnp.isfinite(square)
-    return _Tile(v, square, far, u, length, rounding(u.shape[1]) * length + of_u), finite
+    return _Tile(v, square, u, length, rounding(u.shape[1]) * length + of_u), finite
 
 
 def _bounds(maxima, tokens: _Tile, *, error: CoarseError, codes: Codes):
@@ -180,19 +176,7 @@ def _bounds(maxima, tokens: _Tile, *, error: CoarseError, codes: Codes):
     margin = reach[:, None] * codes.group_norms[None] + half * codes.group_halves[None]
     if codes.group_norms.shape == codes.half_norms.shape:  # groups of one code
         maxima = maxima - codes.half_norms[None]
-    threshold = (maxima - margin).max(axis=-1, keepdims=True)
-    return maxima + margin, threshold - _blur(tokens, codes, threshold)
-
-
-def _blur(tokens: _Tile, codes: Codes, score):
-    """By how much differences may round, in scores, for a code with this score and one as good: (T, 1) -> (T, 1).
-
-    With ample room, what sums of d terms come to; of the terms of a squared distance, or of a difference without the
-    token's square.
-    """
-    of_distance = jnp.maximum(tokens.square[:, None] - 2 * score, 0.0)
-    of_far = codes.longest * (codes.longest + 2 * jnp.sqrt(tokens.square[:, None]))
-    return 2 * math.sqrt(tokens.v.shape[1]) * EPS * jnp.where(tokens.far[:, None], of_far, of_distance)
+    return maxima + margin, (maxima - margin).max(axis=-1, keepdims=True)
 
 
 def _count_and_place(marked):
@@ -239,9 +223,8 @@ def _scores_of(u, rows, half_norms):
 
 def _too_close(tokens: _Tile, codes: Codes, scores, ids):
     """Whether rounding may hide that a code is nearer than the first: scores, ids (T, n) -> bool (T, n)."""
-    first = scores[:, :1]
     margin = tokens.reach[:, None] * codes.norms[ids] + rounding(tokens.u.shape[1]) * codes.half_norms[ids]
-    return (scores > -jnp.inf) & (first - scores <= margin[:, :1] + margin + _blur(tokens, codes, first))
+    return (scores > -jnp.inf) & (scores[:, :1] - scores <= margin[:, :1] + margin)
 
 
 def _places_of_largest(values, count: int):
@@ -282,28 +265,42 @@ def _largest_of_all(u, codes: Codes):
 
 
 def _nearest(tokens: _Tile, codes: Codes, weight, largest, batch: int):
-    """The nearest of the codes too close to the first, by their difference. largest: as `_largest` -> (T,)."""
+    """The nearest of the codes too close to the first, by their order. largest: as `_largest` -> (T,)."""
     scores, ids = largest
-    v, far = (jnp.repeat(a, ids.shape[1], axis=0) for a in (tokens.v, tokens.far))
-    difference = _difference(v, far, ids.reshape(-1), codes, weight, batch).reshape(ids.shape)
-    difference = jnp.where(_too_close(tokens, codes, scores, ids), difference, jnp.inf)
-    least = difference.min(axis=-1, keepdims=True)
-    return jnp.where(difference == least, ids, NO_CODE).min(axis=-1)
+    v, square = (jnp.repeat(a, ids.shape[1], axis=0) for a in (tokens.v, tokens.square))
+    order = _order(v, square, ids.reshape(-1), codes, weight, batch).reshape(ids.shape)
+    order = jnp.where(_too_close(tokens, codes, scores, ids), order, jnp.inf)
+    least = order.min(axis=-1, keepdims=True)
+    return jnp.where(order == least, ids, NO_CODE).min(axis=-1)
 
 
-def _difference(v, far, indices, codes: Codes, weight, batch: int):
-    """`||v - q||^2` with `q = c W`, or of far tokens `||v - q||^2 - ||v||^2`; infinite for a code that must not win.
+def _order(v, square, indices, codes: Codes, weight, batch: int):
+    """What grows with `||v - q||^2`, q = c W, and rounds no more than scores do; always the same bits.
 
-    Always the same bits: (n, d), bool (n,), (n,) -> (n,).
+    Of a code that is not near the token it is `||v - q||^2 - ||v||^2`, summed without `||v||^2`, which tells no code
+    from another and whose rounding would hide short ones. Of a near code the squared distance r itself tells more; as
+    `-1 / r`, scaled so that one meets the other at r = NEAR ||v||^2, it joins that scale and keeps r's digits. The unit
+    keeps either from overflowing. Infinite for a code that must not win. (n, d), (n,), (n,) -> (n,).
     """
 
-    def measure(v, far, indices):
+    def measure(v, square, indices):
         q = codes.from_middle(codes.rows[indices])
         q = q if weight is None else jnp.dot(q, weight, precision=HIGHEST)
-        terms = jnp.where(far[:, None], q * (q - 2 * v), (v - q) ** 2)
-        return jnp.where(codes.half_norms[indices] < jnp.inf, jnp.sum(terms, axis=-1), jnp.inf)
+        direct = jnp.sum((v - q) ** 2, axis=-1)
+        without = jnp.sum(q * (q - 2 * v), axis=-1)
+        order = jnp.where(direct < NEAR * square, -_turned(square, direct), without / _unit(square))
+        return jnp.where(codes.half_norms[indices] < jnp.inf, order, jnp.inf)
 
-    return in_equal_batches(measure, batch, v, far, indices)
+    return in_equal_batches(measure, batch, v, square, indices)
+
+
+def _unit(square):
+    return jnp.maximum(square, 1.0)
+
+
+def _turned(square, value):
+    """Squared distances of near codes to their order but for its sign, and back."""
+    return NEAR * (1 - NEAR) * (square / _unit(square)) * (square / value)
 
 
 def _replaced(results, where, compute, at_once: int):

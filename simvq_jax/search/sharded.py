@@ -1,31 +1,30 @@
 """A codebook split over the devices of mesh axis "codebook": what they tell each other.
 
 Each device searches its own codes. On the wire go two numbers a token to find the winner, and one row a token to read
-its code; and however many tokens there are, one number, and of codes that are compared with tokens as they lie (no
-transform, or one that is folded) a few rows. Where the codebook fits on a device, keeping it whole there needs no word
-at all.
+its code, and of codes that are compared with tokens as they lie (no transform, or one that is folded) a few rows,
+however many tokens there are; where the codebook fits on a device, keeping it whole there needs no word at all.
 """
 
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.search.placement import CODEBOOK_AXIS, check_divides, codebook_shards, over_shards
+from simvq_jax.search.placement import CODEBOOK_AXIS, check_axes, check_divides, codebook_shards, over_shards
 from simvq_jax.search.rerank import Found
 
 NO_CODE = jnp.iinfo(jnp.int32).max
 
 
 def nearest_of_shards(found: Found, shard_size: int) -> Found:
-    """Combines each device's nearest code, under shard_map: the lowest index among the least differences.
+    """Combines each device's nearest code, under shard_map: the lowest index among the least in order.
 
-    These are compared after re-ranking, and what is left out of them is the same on every device, so the answer is that
-    of the undivided codebook. shard_size: codes a device has.
+    The order is compared after re-ranking, so the answer is that of the undivided codebook. shard_size: codes a device
+    has.
     """
-    not_finite = jnp.isnan(found.difference)  # the token's, so on every device
-    least = jax.lax.pmin(jnp.where(not_finite, jnp.inf, found.difference), CODEBOOK_AXIS)
+    not_finite = jnp.isnan(found.order)  # the token's, so on every device
+    least = jax.lax.pmin(jnp.where(not_finite, jnp.inf, found.order), CODEBOOK_AXIS)
     global_indices = found.indices + jax.lax.axis_index(CODEBOOK_AXIS) * shard_size
-    winner = jax.lax.pmin(jnp.where(found.difference == least, global_indices, NO_CODE), CODEBOOK_AXIS)
-    return found._replace(indices=jnp.where(not_finite, 0, winner), difference=jnp.where(not_finite, jnp.nan, least))
+    winner = jax.lax.pmin(jnp.where(found.order == least, global_indices, NO_CODE), CODEBOOK_AXIS)
+    return found._replace(indices=jnp.where(not_finite, 0, winner), order=jnp.where(not_finite, jnp.nan, least))
 
 
 def take_codes(codebook, indices):
@@ -33,6 +32,7 @@ def take_codes(codebook, indices):
 
     Exact, for every row is the sum of one device's row and of zeros. Gradients reach the codebook.
     """
+    check_axes(codebook, indices)
     if codebook_shards() == 1:
         return codebook[indices]
     check_divides(codebook.shape[0])

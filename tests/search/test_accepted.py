@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 
 from simvq_jax.search import backends, nearest_allowed_code, nearest_code
 from simvq_jax.search.blockwise import Sizes
@@ -82,6 +82,14 @@ def test_the_device_is_that_of_the_array_the_mesh_or_the_default(monkeypatch):
         traced(zeros(3))
     assert seen == [None, "cpu"]
     assert backends.device_of(jnp.zeros(2)) == jax.local_devices()[0]
+
+
+def test_a_program_for_a_machine_that_is_not_here():
+    z, codebook = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((40, 16), (300, 16)))
+    mesh = AbstractMesh((4,), ("data",), abstract_device=AbstractDevice("TPU v5e", 1, "tpu"))
+    with jax.sharding.use_abstract_mesh(mesh):
+        indices, _ = jax.eval_shape(nearest_code, z, codebook)
+    assert indices.shape == (40,)
 
 
 def test_no_tokens():

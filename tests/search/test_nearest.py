@@ -91,6 +91,18 @@ def test_scales(scale, way):
     np.testing.assert_array_equal(indices, brute_force(z, codebook).argmin(1))
 
 
+@pytest.mark.parametrize("scale", [1e-10, 1e-5, 1, 1e6, 1e15])
+def test_scales_of_tokens_at_codes_that_nearly_tie(scale):
+    rng = np.random.default_rng(2)
+    half = rng.normal(size=(100, 16))
+    codebook = (scale * np.concatenate([half, half + 1e-5 * rng.normal(size=half.shape)])).astype(np.float32)
+    z = np.concatenate([codebook, codebook + np.float32(1e-6 * scale) * rng.normal(size=codebook.shape)])
+    indices, sq_distance = nearest_code(z.astype(np.float32), codebook)
+    distances = brute_force(z.astype(np.float32), codebook)
+    np.testing.assert_array_equal(indices, distances.argmin(1))
+    np.testing.assert_allclose(sq_distance, distances.min(1), rtol=1e-6)
+
+
 def test_a_shared_offset_is_taken_off_by_the_bias(way):
     z, codebook, (weight, bias) = random_problem(4, 50, 500, 16)
     assert_exact(z + 1000, codebook, (weight, bias + 1000), slack=1e-9)
@@ -292,6 +304,8 @@ def test_vmap_over_codebooks_and_transforms():
     z, codebooks, transforms = jax.tree.map(lambda *several: np.stack(several), *problems)
     expected = [nearest_code(*problem)[0] for problem in problems]
     np.testing.assert_array_equal(jax.vmap(nearest_code)(z, codebooks, transforms)[0], expected)
+    of_none = jax.vmap(lambda codebook: nearest_allowed_code(z[0], codebook, codebook[:, 0] > 0))(codebooks[:0])
+    assert of_none[0].shape == (0, 24)
     of_first = [nearest_code(z[0], codebook, problems[0][2])[0] for codebook in codebooks]
     with_one = jax.vmap(lambda codebook: nearest_code(z[0], codebook, problems[0][2])[0])
     np.testing.assert_array_equal(with_one(codebooks), of_first)

@@ -151,8 +151,8 @@ def test_two_numbers_and_one_row_a_token_cross_the_wire(d):
         found = collectives(jax.jit(quantize).lower(*operands).compile())
     share = n // 2
     expected = [("all-reduce", f"f32[{share}]"), ("all-reduce", f"s32[{share}]"), ("all-reduce", f"f32[{share},{d}]")]
-    whatever_n = [("all-reduce", f"f32[{nearest.MIDDLE_CODES},{d}]"), ("all-reduce", "f32[]")]
-    assert sorted(found) == sorted([*expected, *whatever_n])
+    of_middle = ("all-reduce", f"f32[{nearest.MIDDLE_CODES},{d}]")  # whatever N
+    assert sorted(found) == sorted([*expected, of_middle])
 
 
 def test_whole_codebooks_need_no_word():
@@ -184,17 +184,31 @@ def explicit_mesh():
     return jax.make_mesh((4, 2), ("data", "codebook"), axis_types=(AxisType.Explicit,) * 2)
 
 
-def test_axes_of_type_explicit_are_refused_with_what_to_do():
-    tokens, codebook, _ = make_problem()
-    quantizer = FSQ(levels=(8, 8), dim=2)
-    with jax.set_mesh(explicit_mesh()):
+def test_arrays_split_over_axes_of_type_explicit_are_refused_with_what_to_do():
+    tokens, codebook, _ = make_problem(N + 5)
+    quantizer = FSQ(levels=(8, 8), dim=D)
+    mesh = explicit_mesh()
+    with jax.set_mesh(mesh):
+        by_token = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec("data")))
+        by_code = jax.device_put(codebook, NamedSharding(mesh, PartitionSpec("codebook")))
         for call in (
-            lambda: nearest_code(tokens, codebook),
-            lambda: take_codes(codebook, np.zeros(3, np.int32)),
-            lambda: quantizer.init(jax.random.key(0), jnp.zeros((3, 2))),
+            lambda: nearest_code(by_token, codebook),
+            lambda: jax.jit(nearest_code)(tokens, by_code),
+            lambda: take_codes(by_code, np.zeros(3, np.int32)),
+            lambda: quantizer.init(jax.random.key(0), by_token),
         ):
-            with pytest.raises(ValueError, match=r"\['data', 'codebook'\] are of type Explicit but must be Auto: make"):
+            with pytest.raises(
+                ValueError, match=r"an array is split over mesh axes of type Explicit, as .*: make the mesh"
+            ):
                 call()
+
+
+def test_whole_arrays_on_a_mesh_of_type_explicit():
+    tokens, codebook, _ = make_problem()
+    expected = nearest_code(tokens, codebook)
+    with jax.set_mesh(explicit_mesh()):
+        for a, b in zip(nearest_code(tokens, codebook), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_axes_of_type_explicit_within_auto_axes():
