@@ -15,8 +15,9 @@ def kmeans(key, tokens, weight, size: int, rounds: int = 10):
     tokens: float32 (N, d). weight: (N,), 1 where a token counts. -> (size, d); of no more tokens than centres, what
     `apart_tokens` makes of them.
     """
+    start = apart_tokens(key, tokens, weight, size)
     if tokens.shape[0] <= size:  # every token has a centre on it
-        return apart_tokens(key, tokens, weight, size)
+        return start
 
     def improve(_, centres):
         indices, _ = nearest_code(tokens, centres)
@@ -24,7 +25,7 @@ def kmeans(key, tokens, weight, size: int, rounds: int = 10):
         sums = jnp.zeros_like(centres).at[indices].add(tokens * weight[:, None])
         return jnp.where(counts > 0, sums / jnp.maximum(counts, 1.0), centres)
 
-    return jax.lax.fori_loop(0, rounds, improve, random_tokens(key, tokens, weight, size))
+    return jax.lax.fori_loop(0, rounds, improve, start)
 
 
 def apart_tokens(key, tokens, weight, size: int):

@@ -16,7 +16,7 @@ NAMES = ("auto", "blockwise", *KERNELS, "portable")
 
 @functools.cache
 def choose(name: str, device: jax.Device, codebook: jax.ShapeDtypeStruct, sizes: blockwise.Sizes | None):
-    """The search function (tokens, codebook, weight, bias, allowed) -> Found; the same one for the same arguments.
+    """The search function (tokens, codebook, weight, bias, allowed, middle) -> Found; the same for the same arguments.
 
     Raises ValueError if the name is unknown, or the backend does not apply to the device or the codebook.
     """

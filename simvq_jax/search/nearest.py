@@ -19,7 +19,8 @@ def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: S
     """Index of, and squared distance to, the code nearest to every token.
 
     Exact: equal to `argmin_k ||z_n - q_k||^2` with `q_k = c_k W + b`, up to float32 rounding of
-    `||z - b|| ||q - b||`, or with a transform of a large codebook of `||z - b|| ||c|| ||W||`; an offset that all codes
+    `(||z - b|| + ||q - b||) ||q - b||`, or with a transform of a large codebook, of `||c|| ||W||` in the place of the
+    last; an offset that all codes
     share is taken off before where there is no such transform, of codes in float32. The lowest index wins ties.
     Sizes and sharding do not change the answer, but of more than 32 codes that such rounding does not tell apart they
     may change which of them wins; so may another platform, and backend "portable". The N x K distances are never
@@ -41,7 +42,7 @@ def nearest_code(z, codebook, transform=None, *, backend: str = "auto", sizes: S
     Returns:
         indices: int32 (...), sq_distance: float32 (...). A token with a NaN or an infinity, or so long that its square
         overflows (above 1e19; with W that of (z - b) W^T may, too), gets index 0 and distance NaN. Such a code never
-        wins; where no code can, index 0 and an infinite distance. Of lengths below 1e-18 the squares are lost to
+        wins; where no code can, index 0 and an infinite distance. Of lengths below 1e-17 the squares are lost to
         float32, and the choice with them.
 
     Raises:
@@ -59,7 +60,7 @@ def nearest_allowed_code(z, codebook, allowed, transform=None):
 
 def _search(z, codebook, transform, allowed, backend, sizes):
     _check(z, codebook, allowed, transform)
-    placement.check_axes(z, codebook)
+    placement.check_axes(*jax.tree.leaves((z, codebook, allowed, transform)))
     d = z.shape[-1]
     tokens = jax.lax.stop_gradient(jnp.asarray(z, jnp.float32)).reshape(-1, d)
     split = jax.lax.stop_gradient({"codebook": _float32_or_bfloat16(codebook), "allowed": allowed})
@@ -107,7 +108,9 @@ def _over_devices(search, fold_on: str | None, centred: bool):
         if any(several[1:]):
             results = jax.lax.map(one, [a for s, a in zip(several, arrays, strict=True) if s])
         else:
-            results = searched(tokens.reshape(-1, tokens.shape[-1]), *codes)
+            symbolic = is_symbolic_dim(axis_size)
+            of_all = _over_devices(backends.portable.search, fold_on, centred) if symbolic else searched
+            results = of_all(tokens.reshape(-1, tokens.shape[-1]), *codes)
             results = jax.tree.map(lambda a: a.reshape(tokens.shape[:-1]), results)
         return results, (True, True)
 

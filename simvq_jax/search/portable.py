@@ -76,5 +76,5 @@ def _nearer(tokens, rows, best: Best, finite) -> Found:
     distance = jnp.where(second, distances[:, 1], distances[:, 0])
     found = finite & (best.scores[:, 0] > -jnp.inf)
     scanned = jnp.int32(0)  # as nobody counts them here
-    nothing = jnp.zeros_like(distance)
+    nothing = jnp.zeros_like(distance)  # the order is the distance itself
     return Found(jnp.where(found, indices, 0), jnp.where(finite, distance, jnp.nan), nothing, scanned)

@@ -9,9 +9,9 @@ With `u = (z - b) W^T` and `h_k = ||c_k W||^2 / 2`, the nearest code has the lar
 3. Where rounding may hide which code is nearest, a number that grows with the distance and rounds less (`_order`)
    decides between all that are so close to the best; the lower index wins a tie.
 
-The bound of step 1 admits every code that step 3 looks at, and that of step 3, as it allows for the worst of scores,
-those of which the order may come out as the least. So the answer is the least order of all codes, which depends neither
-on how codes are grouped nor on how they are split over devices.
+The bounds of both steps allow for the worst of scores, and so admit every code whose order may come out as the least.
+So the answer is the code of the least order of all, but where more than NEAR_TIES codes are that close; it depends
+neither on how codes are grouped nor on how they are split over devices.
 """
 
 import functools
@@ -30,7 +30,7 @@ FEW_GROUPS = 12  # a token with more candidate groups is scored against every co
 SCAN_NUMBERS = 2**20  # products that a scan of every code forms at once, or more:
 SCAN_CODES = 256  # at least so many codes of every token
 NEAR = 0.25  # of a token's square: codes at less than this squared distance are near it
-NEAR_TIES = 32  # codes too close to tell by score that are compared directly; of more, the first by score
+NEAR_TIES = 32  # codes, the first by the score that they may have, between which the order decides
 PART = 32  # of a row, looked through as one for the largest values
 NO_CODE = jnp.iinfo(jnp.int32).max
 EPS = float(jnp.finfo(jnp.float32).eps)
@@ -50,7 +50,7 @@ class Found(NamedTuple):
         """float32 (N,)"""
         unit = _unit(self.square)
         near = self.order < -(1 - NEAR) * self.square / unit
-        return jnp.where(near, _turned(self.square, -self.order), self.order * unit + self.square)
+        return jnp.where(near, _reciprocal(self.square, -self.order), self.order * unit + self.square)
 
 
 class CoarseError(NamedTuple):
@@ -74,6 +74,11 @@ class _Tile(NamedTuple):
     u: jax.Array
     length: jax.Array
     reach: jax.Array
+
+    @property
+    def half_rounding(self) -> float:
+        """The rounding of a half norm of 1, of squares in the space of tokens."""
+        return rounding(max(self.u.shape[1], self.v.shape[1]))
 
 
 def search(
@@ -126,7 +131,7 @@ def _search_tile(
     upper, threshold = bounds(maxima, tokens)
     count, group = _count_and_place(upper >= threshold)
     # A group of one code that is the only candidate has won.
-    indices, close = (group, False) if groups.size == 1 else _best(tokens, codes, groups.members(group))
+    indices, close = (group, False) if groups.size == 1 else _best(tokens, codes, groups, group)
     again = searchable & ((count != 1) | close)
     few = min(FEW_GROUPS, upper.shape[1])
     many = again & (count > few) & (few < upper.shape[1])
@@ -136,11 +141,12 @@ def _search_tile(
         upper, _ = bounds(maxima[chosen], own)
         candidates = _places_of_largest(upper, group_count)
         ids = jnp.sort(groups.members(candidates).reshape(chosen.shape[0], -1), axis=-1)
-        return _nearest(own, codes, weight, _largest(_scores(own.u, codes, ids), ids), batch)
+        uppers = _uppers(own, codes.from_middle(codes.rows[ids]), codes.norms[ids], codes.half_norms[ids])
+        return _nearest(own, codes, weight, _largest(uppers, ids)[1], batch)
 
     def among_all(chosen):
         own = jax.tree.map(lambda a: a[chosen], tokens)
-        return _nearest(own, codes, weight, _largest_of_all(own.u, codes), batch)
+        return _nearest(own, codes, weight, _largest_of_all(own, codes)[1], batch)
 
     def settle(indices, again):
         indices = _replaced(indices, again & ~many, functools.partial(among, few), retry)
@@ -157,12 +163,12 @@ def _search_tile(
 
 def _measured(v, square, weight, batch: int) -> tuple[_Tile, jax.Array]:
     """The tile, and which of its tokens can be searched (T,)."""
-    u, of_u = v, jnp.zeros(v.shape[:1])
+    u, of_u = v, jnp.zeros_like(square)
     if weight is not None:
         u = in_equal_batches(lambda v: jnp.dot(v, weight.T, precision=HIGHEST), batch, v)
-        # u was rounded too. Of sums of d terms this is what they come to, with ample room; the worst case, with d for
-        # its root, would make every tenth token one to look at again.
-        of_u = 4 * math.sqrt(v.shape[1]) * EPS * jnp.sqrt(jnp.sum(weight * weight) * square)
+        # u and c W were rounded too. Of sums of so many terms this is what they come to, with ample room; the worst
+        # case, without the root, would make every tenth token one to look at again.
+        of_u = 4 * math.sqrt(max(weight.shape)) * EPS * jnp.sqrt(jnp.sum(weight * weight)) * jnp.sqrt(square)
     square_u = jnp.sum(u * u, axis=-1)
     length = jnp.sqrt(square_u)
     finite = jnp.isfinite(square_u) & jnp.isfinite(square)
@@ -172,7 +178,7 @@ def _measured(v, square, weight, batch: int) -> tuple[_Tile, jax.Array]:
 def _bounds(maxima, tokens: _Tile, *, error: CoarseError, codes: Codes):
     """Which groups may hold a code that is best or too close to it: those with upper (T, G) >= threshold (T, 1)."""
     reach = error.product * tokens.length + tokens.reach
-    half = error.half + rounding(tokens.u.shape[1])
+    half = error.half + tokens.half_rounding
     margin = reach[:, None] * codes.group_norms[None] + half * codes.group_halves[None]
     if codes.group_norms.shape == codes.half_norms.shape:  # groups of one code
         maxima = maxima - codes.half_norms[None]
@@ -195,36 +201,36 @@ def _count_and_place(marked):
     return (both // base).astype(jnp.int32), jnp.minimum(both % base, groups - 1).astype(jnp.int32)
 
 
-def _best(tokens: _Tile, codes: Codes, ids):
-    """The best of a token's codes by score (T,), and whether another is too close to it (T,). ids: int32 (T, n).
+def _best(tokens: _Tile, codes: Codes, groups: Groups, group):
+    """The best of a token's group by score (T,), and whether another of it may be nearer (T,). group: int32 (T,).
 
     Maxima and minima, which vectorise where an argmax or a sort does not.
     """
-    scores = _scores(tokens.u, codes, ids)
+    ids = groups.members(group)
+    scores = _scores(tokens.u, codes.from_middle(codes.rows[ids]), codes.half_norms[ids])
     best = scores.max(axis=-1)
     index = jnp.where(scores == best[:, None], ids, NO_CODE).min(axis=-1)
-    others = jnp.where(ids == index[:, None], -jnp.inf, scores)
-    second = others.max(axis=-1)
-    runner_up = jnp.where(others == second[:, None], ids, NO_CODE).min(axis=-1)
-    pair = jnp.stack([index, runner_up], axis=-1)
-    return index, _too_close(tokens, codes, jnp.stack([best, second], axis=-1), pair)[:, 1]
+    second = jnp.where(ids == index[:, None], -jnp.inf, scores).max(axis=-1)
+    margin = _margin(tokens, codes.group_norms[group][:, None], codes.group_halves[group][:, None])[:, 0]
+    return index, second + margin >= best - margin
 
 
-def _scores(u, codes: Codes, ids):
-    """`u . c - h` of codes that are a token's own: ids: (T, n) -> (T, n)."""
-    return _scores_of(u, codes.from_middle(codes.rows[ids]), codes.half_norms[ids])
-
-
-def _scores_of(u, rows, half_norms):
-    """Not by a matrix product, whose order of summation would depend on shapes. (T, d), (T or 1, n, d), (T or 1, n)."""
+def _scores(u, rows, half_norms):
+    """`u . c - h`, not by a matrix product, whose order of summation would depend on shapes. (T, d), (T or 1, n, d),
+    (T or 1, n) -> (T, n)."""
     scores = jnp.sum(u[:, None] * rows, axis=-1) - half_norms
     return jnp.where(scores > -jnp.inf, scores, -jnp.inf)  # a code that is not finite scores NaN
 
 
-def _too_close(tokens: _Tile, codes: Codes, scores, ids):
-    """Whether rounding may hide that a code is nearer than the first: scores, ids (T, n) -> bool (T, n)."""
-    margin = tokens.reach[:, None] * codes.norms[ids] + rounding(tokens.u.shape[1]) * codes.half_norms[ids]
-    return (scores > -jnp.inf) & (scores[:, :1] - scores <= margin[:, :1] + margin)
+def _margin(tokens: _Tile, norms, half_norms):
+    """How far a score may be off, or, in scores, what decides between near ties. (T or 1, n), (T or 1, n) -> (T, n)."""
+    return tokens.reach[:, None] * norms + tokens.half_rounding * half_norms
+
+
+def _uppers(tokens: _Tile, rows, norms, half_norms):
+    """The scores that codes may have: (T or 1, n, d), (T or 1, n), (T or 1, n) -> (T, n)."""
+    scores = _scores(tokens.u, rows, half_norms)
+    return jnp.where(scores > -jnp.inf, scores + _margin(tokens, norms, half_norms), -jnp.inf)
 
 
 def _places_of_largest(values, count: int):
@@ -239,23 +245,24 @@ def _places_of_largest(values, count: int):
     return jnp.minimum(jnp.take_along_axis(part, place // PART, axis=1) * PART + place % PART, n - 1)
 
 
-def _largest(scores, ids, count: int = NEAR_TIES):
-    """The largest scores and their ids, falling, the first of equals first. (T, n), (T, n) -> (T, m), (T, m)."""
-    largest, place = jax.lax.top_k(scores, min(count, scores.shape[1]))
+def _largest(uppers, ids, count: int = NEAR_TIES):
+    """The largest of `uppers` and their ids, falling, the first of equals first. (T, n), (T, n) -> (T, m), (T, m)."""
+    largest, place = jax.lax.top_k(uppers, min(count, uppers.shape[1]))
     return largest, jnp.take_along_axis(ids, place, axis=1)
 
 
-def _largest_of_all(u, codes: Codes):
-    """`_largest` over the whole codebook, for a few tokens. u: (n, d_basis)."""
-    k, d = codes.rows.shape
-    block = min(max(SCAN_NUMBERS // (u.shape[0] * d), SCAN_CODES), k)
+def _largest_of_all(tokens: _Tile, codes: Codes):
+    """`_largest` over the whole codebook, for a few tokens."""
+    (n, d), k = tokens.u.shape, codes.rows.shape[0]
+    block = min(max(SCAN_NUMBERS // (n * d), SCAN_CODES), k)
 
     def largest_of(number):
         first = jnp.minimum(number * block, k - block)  # the last block may overlap the one before
-        rows, half_norms = (jax.lax.dynamic_slice_in_dim(a, first, block)[None] for a in (codes.rows, codes.half_norms))
-        scores = _scores_of(u, codes.from_middle(rows), half_norms)
-        ids = jnp.broadcast_to((first + jnp.arange(block, dtype=jnp.int32))[None], scores.shape)
-        return _largest(jnp.where(ids >= number * block, scores, -jnp.inf), ids)
+        of_block = lambda a: jax.lax.dynamic_slice_in_dim(a, first, block)[None]  # noqa: E731
+        rows, norms, half_norms = (of_block(a) for a in (codes.rows, codes.norms, codes.half_norms))
+        uppers = _uppers(tokens, codes.from_middle(rows), norms, half_norms)
+        ids = jnp.broadcast_to((first + jnp.arange(block, dtype=jnp.int32))[None], uppers.shape)
+        return _largest(jnp.where(ids >= number * block, uppers, -jnp.inf), ids)
 
     def larger_of(number, largest):
         both = [jnp.concatenate(pair, axis=-1) for pair in zip(largest, largest_of(number), strict=True)]
@@ -264,14 +271,11 @@ def _largest_of_all(u, codes: Codes):
     return jax.lax.fori_loop(1, -(-k // block), larger_of, largest_of(0))
 
 
-def _nearest(tokens: _Tile, codes: Codes, weight, largest, batch: int):
-    """The nearest of the codes too close to the first, by their order. largest: as `_largest` -> (T,)."""
-    scores, ids = largest
+def _nearest(tokens: _Tile, codes: Codes, weight, ids, batch: int):
+    """The first in order of some codes that hold the nearest. ids: int32 (T, n) -> (T,)."""
     v, square = (jnp.repeat(a, ids.shape[1], axis=0) for a in (tokens.v, tokens.square))
     order = _order(v, square, ids.reshape(-1), codes, weight, batch).reshape(ids.shape)
-    order = jnp.where(_too_close(tokens, codes, scores, ids), order, jnp.inf)
-    least = order.min(axis=-1, keepdims=True)
-    return jnp.where(order == least, ids, NO_CODE).min(axis=-1)
+    return jnp.where(order == order.min(axis=-1, keepdims=True), ids, NO_CODE).min(axis=-1)
 
 
 def _order(v, square, indices, codes: Codes, weight, batch: int):
@@ -288,7 +292,7 @@ def _order(v, square, indices, codes: Codes, weight, batch: int):
         q = q if weight is None else jnp.dot(q, weight, precision=HIGHEST)
         direct = jnp.sum((v - q) ** 2, axis=-1)
         without = jnp.sum(q * (q - 2 * v), axis=-1)
-        order = jnp.where(direct < NEAR * square, -_turned(square, direct), without / _unit(square))
+        order = jnp.where(direct < NEAR * square, -_reciprocal(square, direct), without / _unit(square))
         return jnp.where(codes.half_norms[indices] < jnp.inf, order, jnp.inf)
 
     return in_equal_batches(measure, batch, v, square, indices)
@@ -298,7 +302,7 @@ def _unit(square):
     return jnp.maximum(square, 1.0)
 
 
-def _turned(square, value):
+def _reciprocal(square, value):
     """Squared distances of near codes to their order but for its sign, and back."""
     return NEAR * (1 - NEAR) * (square / _unit(square)) * (square / value)
 

@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from simvq_jax.search.placement import CODEBOOK_AXIS, check_axes, check_divides, codebook_shards, over_shards
-from simvq_jax.search.rerank import Found
-
-NO_CODE = jnp.iinfo(jnp.int32).max
+from simvq_jax.search.rerank import NO_CODE, Found
 
 
 def nearest_of_shards(found: Found, shard_size: int) -> Found:

@@ -244,6 +244,39 @@ def test_sizes_do_not_change_the_answer(sizes):
         np.testing.assert_array_equal(a, b)
 
 
+def test_groups_do_not_change_the_answer_between_codes_of_unlike_lengths():
+    """Of three codes that nearly tie the second by score is short, so its margin is small; the third's is not."""
+    rng = np.random.default_rng(0)
+    n, d = 400, 8
+    v = rng.normal(size=(n, 1, d))
+    away = rng.normal(size=(n, 4, d))
+    long = v + np.linalg.norm(v, axis=-1, keepdims=True) * away / np.linalg.norm(away, axis=-1, keepdims=True)
+    short = rng.normal(size=(n, 12, d)) * 10.0 ** rng.uniform(-8.5, -6.5, (n, 12, 1))
+    codes = np.concatenate([long, short], axis=1)
+    order = rng.permuted(np.tile(np.arange(16), (n, 1)), axis=1)
+    codes = np.take_along_axis(codes, order[:, :, None], axis=1).astype(np.float32)
+    z = v.astype(np.float32)
+    by_one, by_all = (
+        jax.vmap(functools.partial(nearest_code, backend="blockwise", sizes=Sizes(8, 16, group, 8)))(z, codes)[0]
+        for group in (1, 16)
+    )
+    np.testing.assert_array_equal(by_one, by_all)
+
+
+def test_long_tokens_beside_a_code_at_zero(monkeypatch):
+    """The bound of what W cancels must not overflow where nothing else does."""
+    monkeypatch.setattr(nearest, "FOLD_BYTES", 0)
+    rng = np.random.default_rng(0)
+    d, scale = 64, 3e18
+    weight = np.linalg.qr(rng.normal(size=(d, d)))[0].astype(np.float32)
+    codebook = (scale / 8 * rng.normal(size=(2048, d))).astype(np.float32)
+    codebook[7] = 0
+    z = rng.normal(size=(64, d))
+    z = (scale * z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)
+    indices, _ = nearest_code(z, codebook, (weight, None))
+    np.testing.assert_array_equal(indices, brute_force(z, codebook, (weight, np.zeros(d))).argmin(1))
+
+
 def test_hard_codebooks_whatever_the_size_of_groups():
     """Also of groups of one code each, which are not scored again."""
     z, codebook, _ = random_problem(19, 60, 400, 8)
