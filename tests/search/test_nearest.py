@@ -344,6 +344,14 @@ def test_vmap_over_codebooks_and_transforms():
     np.testing.assert_array_equal(with_one(codebooks), of_first)
 
 
+def test_vmap_over_a_symbolic_batch():
+    z, codebook, transform = random_problem(3, 15, 40, 8)
+    (batch,) = jax.export.symbolic_shape("b")
+    program = jax.jit(jax.vmap(lambda z: nearest_code(z, codebook, transform)[0]))
+    exported = jax.export.export(program)(jax.ShapeDtypeStruct((batch, 5, 8), jnp.float32))
+    np.testing.assert_array_equal(exported.call(z.reshape(3, 5, 8)).ravel(), nearest_code(z, codebook, transform)[0])
+
+
 def test_inside_a_shard_map_of_the_caller():
     z, codebook, transform = random_problem(18, 64, 200, 8)
     expected, _ = nearest_code(z, codebook, transform)
