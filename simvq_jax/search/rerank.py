@@ -30,7 +30,7 @@ FEW_GROUPS = 12  # a token with more candidate groups is scored against every co
 SCAN_NUMBERS = 2**20  # products that a scan of every code forms at once, or more:
 SCAN_CODES = 256  # at least so many codes of every token
 NEAR = 0.25  # of a token's square: codes at less than this squared distance are near it
-NEAR_TIES = 32  # codes, the first by the score that they may have, between which the order decides
+NEAR_TIES = 32  # codes that may be nearest between which the order decides; of more, the first by score
 PART = 32  # of a row, looked through as one for the largest values
 NO_CODE = jnp.iinfo(jnp.int32).max
 EPS = float(jnp.finfo(jnp.float32).eps)
@@ -138,15 +138,17 @@ def _search_tile(
 
     def among(group_count: int, chosen):
         own = jax.tree.map(lambda a: a[chosen], tokens)
-        upper, _ = bounds(maxima[chosen], own)
+        upper, threshold = bounds(maxima[chosen], own)
         candidates = _places_of_largest(upper, group_count)
         ids = jnp.sort(groups.members(candidates).reshape(chosen.shape[0], -1), axis=-1)
-        uppers = _uppers(own, codes.from_middle(codes.rows[ids]), codes.norms[ids], codes.half_norms[ids])
-        return _nearest(own, codes, weight, _largest(uppers, ids)[1], batch)
+        rows = codes.from_middle(codes.rows[ids])
+        rivals = _rivals(own, threshold, rows, codes.norms[ids], codes.half_norms[ids])
+        return _nearest(own, codes, weight, _largest(rivals, ids)[1], batch)
 
     def among_all(chosen):
         own = jax.tree.map(lambda a: a[chosen], tokens)
-        return _nearest(own, codes, weight, _largest_of_all(own, codes)[1], batch)
+        _, threshold = bounds(maxima[chosen], own)
+        return _nearest(own, codes, weight, _largest_of_all(own, codes, threshold)[1], batch)
 
     def settle(indices, again):
         indices = _replaced(indices, again & ~many, functools.partial(among, few), retry)
@@ -227,10 +229,11 @@ def _margin(tokens: _Tile, norms, half_norms):
     return tokens.reach[:, None] * norms + tokens.half_rounding * half_norms
 
 
-def _uppers(tokens: _Tile, rows, norms, half_norms):
-    """The scores that codes may have: (T or 1, n, d), (T or 1, n), (T or 1, n) -> (T, n)."""
+def _rivals(tokens: _Tile, threshold, rows, norms, half_norms):
+    """Scores of the codes that may be nearest, -inf of others: (T, 1), (T or 1, n, d), (T or 1, n), (T or 1, n) ->
+    (T, n)."""
     scores = _scores(tokens.u, rows, half_norms)
-    return jnp.where(scores > -jnp.inf, scores + _margin(tokens, norms, half_norms), -jnp.inf)
+    return jnp.where(scores + _margin(tokens, norms, half_norms) >= threshold, scores, -jnp.inf)
 
 
 def _places_of_largest(values, count: int):
@@ -245,14 +248,14 @@ def _places_of_largest(values, count: int):
     return jnp.minimum(jnp.take_along_axis(part, place // PART, axis=1) * PART + place % PART, n - 1)
 
 
-def _largest(uppers, ids, count: int = NEAR_TIES):
-    """The largest of `uppers` and their ids, falling, the first of equals first. (T, n), (T, n) -> (T, m), (T, m)."""
-    largest, place = jax.lax.top_k(uppers, min(count, uppers.shape[1]))
+def _largest(scores, ids, count: int = NEAR_TIES):
+    """The largest scores and their ids, falling, the first of equals first. (T, n), (T, n) -> (T, m), (T, m)."""
+    largest, place = jax.lax.top_k(scores, min(count, scores.shape[1]))
     return largest, jnp.take_along_axis(ids, place, axis=1)
 
 
-def _largest_of_all(tokens: _Tile, codes: Codes):
-    """`_largest` over the whole codebook, for a few tokens."""
+def _largest_of_all(tokens: _Tile, codes: Codes, threshold):
+    """`_largest` over the whole codebook, for a few tokens. threshold: (T, 1)."""
     (n, d), k = tokens.u.shape, codes.rows.shape[0]
     block = min(max(SCAN_NUMBERS // (n * d), SCAN_CODES), k)
 
@@ -260,9 +263,9 @@ def _largest_of_all(tokens: _Tile, codes: Codes):
         first = jnp.minimum(number * block, k - block)  # the last block may overlap the one before
         of_block = lambda a: jax.lax.dynamic_slice_in_dim(a, first, block)[None]  # noqa: E731
         rows, norms, half_norms = (of_block(a) for a in (codes.rows, codes.norms, codes.half_norms))
-        uppers = _uppers(tokens, codes.from_middle(rows), norms, half_norms)
-        ids = jnp.broadcast_to((first + jnp.arange(block, dtype=jnp.int32))[None], uppers.shape)
-        return _largest(jnp.where(ids >= number * block, uppers, -jnp.inf), ids)
+        rivals = _rivals(tokens, threshold, codes.from_middle(rows), norms, half_norms)
+        ids = jnp.broadcast_to((first + jnp.arange(block, dtype=jnp.int32))[None], rivals.shape)
+        return _largest(jnp.where(ids >= number * block, rivals, -jnp.inf), ids)
 
     def larger_of(number, largest):
         both = [jnp.concatenate(pair, axis=-1) for pair in zip(largest, largest_of(number), strict=True)]

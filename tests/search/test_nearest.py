@@ -224,7 +224,7 @@ def test_the_way_to_the_answer_does_not_change_it(monkeypatch, few, typical, pla
     expected = search()
     assert expected.scanned == 0
     bounds = rerank._bounds
-    monkeypatch.setattr(rerank, "_bounds", lambda *a, **k: (bounds(*a, **k)[0], jnp.full((32, 1), -jnp.inf)))
+    monkeypatch.setattr(rerank, "_bounds", lambda *a, **k: (bounds(*a, **k)[0], jnp.full((len(a[0]), 1), -jnp.inf)))
     monkeypatch.setattr(rerank, "FEW_GROUPS", few)
     monkeypatch.setattr(rerank, "TYPICAL_GROUPS", typical)
     got = search()
