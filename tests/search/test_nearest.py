@@ -1,4 +1,4 @@
-"""Exactness against float64 brute force, hard inputs, and the compiled program on eight devices."""
+"""Exactness against float64 brute force, hard inputs, and every way to the answer."""
 
 import functools
 
@@ -6,32 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from brute_force import brute_force, random_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import NamedSharding, PartitionSpec
 
-from simvq_jax.mesh import make_mesh
 from simvq_jax.search import blockwise, nearest, nearest_allowed_code, nearest_code, rerank
 from simvq_jax.search.blockwise import Sizes
-
-
-def random_problem(seed, n, k, d, d_basis=None):
-    """Tokens, codes and transform; numpy float32."""
-    rng = np.random.default_rng(seed)
-    d_basis = d_basis or d
-    z = rng.normal(size=(n, d)).astype(np.float32)
-    codebook = (rng.normal(size=(k, d_basis)) * d_basis**-0.5).astype(np.float32)
-    weight = (rng.normal(size=(d_basis, d)) * 0.5).astype(np.float32)
-    bias = rng.normal(size=(d,)).astype(np.float32)
-    return z, codebook, (weight, bias)
-
-
-def brute_force(z, codebook, transform=None):
-    """Squared distances in float64: (N, K)."""
-    q = codebook.astype(np.float64)
-    if transform is not None:
-        q = q @ transform[0].astype(np.float64) + transform[1].astype(np.float64)
-    return np.stack([((token - q) ** 2).sum(-1) for token in z.astype(np.float64)])
 
 
 def assert_exact(z, codebook, transform=None, slack=2e-6):
@@ -312,71 +292,12 @@ def test_only_allowed_codes_win(way):
         nearest_allowed_code(z, codebook, allowed[:7], transform)
 
 
-def test_under_jit_vmap_and_grad():
-    z, codebook, transform = random_problem(11, 24, 200, 8)
-    expected, _ = nearest_code(z, codebook, transform)
-    batched = jax.jit(jax.vmap(lambda z: nearest_code(z, codebook, transform)[0]))(z.reshape(4, 6, 8))
-    np.testing.assert_array_equal(batched.reshape(-1), expected)
-    gradient = jax.grad(lambda z: nearest_code(z, codebook, transform)[1].sum())(jnp.asarray(z))
-    np.testing.assert_array_equal(gradient, 0)
-
-
-def test_vmap_over_tokens_searches_for_all_as_one_array():
-    z, codebook, transform = random_problem(11, 64 * 512, 4096, 16)
-
-    def temporaries(search, shape):
-        return jax.jit(search).lower(z.reshape(shape)).compile().memory_analysis().temp_size_in_bytes
-
-    search = lambda z: nearest_code(z, codebook, transform)  # noqa: E731
-    shape = (8, 8, 512, 16)
-    assert temporaries(jax.vmap(jax.vmap(search)), shape) <= 1.1 * temporaries(search, shape)
-
-
-def test_vmap_over_codebooks_and_transforms():
-    problems = [random_problem(seed, 24, 200, 8) for seed in (1, 2, 3)]
-    z, codebooks, transforms = jax.tree.map(lambda *several: np.stack(several), *problems)
-    expected = [nearest_code(*problem)[0] for problem in problems]
-    np.testing.assert_array_equal(jax.vmap(nearest_code)(z, codebooks, transforms)[0], expected)
-    of_none = jax.vmap(lambda codebook: nearest_allowed_code(z[0], codebook, codebook[:, 0] > 0))(codebooks[:0])
-    assert of_none[0].shape == (0, 24)
-    of_first = [nearest_code(z[0], codebook, problems[0][2])[0] for codebook in codebooks]
-    with_one = jax.vmap(lambda codebook: nearest_code(z[0], codebook, problems[0][2])[0])
-    np.testing.assert_array_equal(with_one(codebooks), of_first)
-
-
-def test_vmap_over_a_symbolic_batch():
-    z, codebook, transform = random_problem(3, 15, 40, 8)
-    (batch,) = jax.export.symbolic_shape("b")
-    program = jax.jit(jax.vmap(lambda z: nearest_code(z, codebook, transform)[0]))
-    exported = jax.export.export(program)(jax.ShapeDtypeStruct((batch, 5, 8), jnp.float32))
-    np.testing.assert_array_equal(exported.call(z.reshape(3, 5, 8)).ravel(), nearest_code(z, codebook, transform)[0])
-
-
-def test_inside_a_shard_map_of_the_caller():
-    z, codebook, transform = random_problem(18, 64, 200, 8)
-    expected, _ = nearest_code(z, codebook, transform)
-    mesh = make_mesh()
-    by_token = PartitionSpec("data")
-    with jax.set_mesh(mesh):
-        search = jax.shard_map(lambda z: nearest_code(z, codebook, transform)[0], in_specs=by_token, out_specs=by_token)
-        np.testing.assert_array_equal(jax.jit(search)(z), expected)
-
-
 def test_bfloat16_tokens_are_compared_in_float32():
     z, codebook, transform = random_problem(12, 40, 500, 8)
     z = jnp.asarray(z, jnp.bfloat16)
     indices, _ = nearest_code(z, codebook, transform)
     expected = brute_force(np.asarray(z, np.float32), codebook, transform).argmin(1)
     np.testing.assert_array_equal(indices, expected)
-
-
-def test_no_array_over_tokens_and_codes():
-    n, k, d = 4096, 65_536, 128
-    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((n, d), (k, d), (d, d), (d,))]
-    compiled = jax.jit(lambda z, c, w, b: nearest_code(z, c, (w, b))).lower(*shapes).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 140e6 < 4 * n * k
-    plain = jax.jit(nearest_code).lower(*shapes[:2]).compile()
-    assert plain.memory_analysis().temp_size_in_bytes < 4 * k * d  # nor a second codebook
 
 
 def test_codes_that_are_not_finite_never_win(way):
@@ -391,49 +312,6 @@ def test_codes_that_are_not_finite_never_win(way):
     indices, sq_distance = nearest_code(z, np.full_like(codebook, np.nan))
     np.testing.assert_array_equal(indices, 0)
     assert np.isposinf(sq_distance).all()
-
-
-def compiled_search(devices_in_mesh, n, k, d):
-    """The search compiled for tokens split over the mesh."""
-    z, codebook, transform = random_problem(13, n, k, d)
-    if devices_in_mesh == 1:
-        return z, jax.jit(nearest_code).lower(z, codebook, transform).compile()
-    mesh = make_mesh()
-    with jax.set_mesh(mesh):
-        split = jax.device_put(z, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
-        whole = jax.device_put((codebook, transform), NamedSharding(mesh, PartitionSpec()))
-        return split, jax.jit(nearest_code).lower(split, *whole).compile()
-
-
-def test_eight_devices_share_the_work_and_gather_nothing():
-    """Each device scores its own eighth of the tokens; no token and no score crosses the wire."""
-    n, k, d = 4096, 2048, 16
-    _, alone = compiled_search(1, n, k, d)
-    _, shared = compiled_search(8, n, k, d)
-    text = shared.as_text()
-    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
-        assert f" {collective}" not in text, collective
-    assert f"f32[{n},{d}]" not in text, "all tokens stand on one device"
-    assert f"f32[{n // 8},{d}]" in text
-    # A while body is counted once whatever its trip count, so tiles must be counted with it. The norms of the codes
-    # are every device's own work, hence the 5%.
-    assert tile_flops(shared, n // 8) <= 1.05 * tile_flops(alone, n) / 8
-
-
-def tile_flops(compiled, n):
-    tile = min(n, blockwise.choose_sizes(2048, 16, "cpu").tile)
-    return compiled.cost_analysis()["flops"] * (n // tile)
-
-
-def test_eight_devices_give_the_answer_of_one():
-    n, k, d = 803, 1000, 16  # no multiple of eight
-    z, codebook, transform = random_problem(14, n, k, d)
-    expected = nearest_code(z, codebook, transform)
-    mesh = make_mesh(data=4, fsdp=2)
-    with jax.set_mesh(mesh):
-        got = jax.jit(nearest_code)(z, codebook, transform)
-    for a, b in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("n", [1000, 1537, 1900, 4096])
