@@ -36,7 +36,7 @@ def choose_sizes(k: int, d: int, platform: str) -> Sizes:
     balance = math.log2(max(2 * k / d, 1)) / 2
     group = 2 ** min(round(balance), 6 if k >= 500_000 else 5)
     group = 1 if group == 2 else group
-    tile, block, retry = (max(1024, 2**20 // k), 2048, 16) if platform == "cpu" else (8192, 16_384, 512)
+    tile, block, retry = (max(1024, 2**21 // k), 2048, 16) if platform == "cpu" else (8192, 16_384, 512)
     block = min(block, -(-k // group) * group)
     tile = min(tile, MAXIMA_BYTES * group // (4 * k), RERANK_BYTES // (4 * group * d))
     return Sizes(max(tile // 8 * 8, 8), block, group, retry)

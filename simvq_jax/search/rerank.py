@@ -171,7 +171,7 @@ def _measured(v, square, weight, batch: int) -> tuple[_Tile, jax.Array]:
         # u and c W were rounded too. Of sums of so many terms this is what they come to, with ample room; the worst
         # case, without the root, would make every tenth token one to look at again.
         of_u = 4 * math.sqrt(max(weight.shape)) * EPS * jnp.sqrt(jnp.sum(weight * weight)) * jnp.sqrt(square)
-    square_u = jnp.sum(u * u, axis=-1)
+    square_u = square if weight is None else jnp.sum(u * u, axis=-1)
     length = jnp.sqrt(square_u)
     finite = jnp.isfinite(square_u) & jnp.isfinite(square)
     return _Tile(v, square, u, length, rounding(u.shape[1]) * length + of_u), finite
