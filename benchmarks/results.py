@@ -4,6 +4,7 @@ Reads benchmarks/results/study/STUDY/RUN.json (see record.py), a "remark" in it 
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -122,10 +123,20 @@ def section(title: str, study: str, runs: list[Run], *parts: str) -> str:
         f"{len(runs)} runs of {made['steps']} steps, {made['batch_size']} crops a step, d = {made['dim']},"
         f" K = {' or '.join(f'{k:,}' for k in sizes)}, {tokens:,} tokens held out"
         f" ({' or '.join(f'{tokens / k:,.0f}' for k in sizes)} a code):"
-        f" `{made['command'].rpartition(' --only')[0]}`, {made['machine']['cores']} cores of {made['machine']['cpu']},"
-        f" {made['machine']['devices']}, jax {made['versions']['jax']}, {max(run['date'] for run in runs)}."
+        f" `{made['command'].rpartition(' --only')[0]}`, {made_on(runs)}, {max(run['date'] for run in runs)}."
     )
     return "\n\n".join([f"## {title}", how, *[part for part in [remarks(runs), *parts] if part]])
+
+
+def made_on(runs: list[Run]) -> str:
+    """Machines and versions of jax, each with its number of runs where they are several."""
+
+    def place(run: Run) -> str:
+        machine = run["machine"]
+        return f"{machine['cores']} cores of {machine['cpu']}, {machine['devices']}, jax {run['versions']['jax']}"
+
+    of = Counter(place(run) for run in runs)
+    return next(iter(of)) if len(of) == 1 else "; ".join(f"{count} on {where}" for where, count in of.items())
 
 
 def remarks(runs: list[Run]) -> str:

@@ -1,5 +1,6 @@
-"""Study: the quickstart at full length by codebook size, with this project's recipe, the paper's, vanilla VQ, and VQ
-with k-means and restarts, the best rival; and four residual stages.
+"""Study: the quickstart at full length by codebook size, with this project's recipe, the same with C trained as well or
+with an MLP for W, the paper's recipe, vanilla VQ, and VQ with k-means and restarts, the best rival; and four residual
+stages.
 
     python launch/sweep.py --config=configs/study/headline.py --workdir=runs/study/headline
 or  python -m simvq_jax.train --config=configs/study/headline.py --workdir=runs/study/one
@@ -30,6 +31,8 @@ def sweep(add):
         for seed in SEEDS:
             add(f"simvq_{k}_seed{seed}", {**size, "seed": seed})
             add(f"vq_{k}_seed{seed}", {**size, "quantizer.kind": "vq", "seed": seed})
+            add(f"simvq_trained_{k}_seed{seed}", {**size, "quantizer.trainable_basis": True, "seed": seed})
+        add(f"simvq_mlp_{k}_seed0", {**size, "quantizer.hidden": METHODS["simvq_mlp"]["hidden"], "seed": 0})
         add(f"vq_kmeans_restart_{k}_seed0", {**size, **rival, "seed": 0})
         add(f"simvq_paper_{k}_seed0", {**size, **base.changes(recipes.paper, get_config()), "seed": 0})
     add("residual_simvq_1024_seed0", {"quantizer.codebook_size": 1024, "quantizer.stages": 4, "seed": 0})
