@@ -47,11 +47,11 @@ def described(fixtures: Path) -> dict:
     return json.loads((fixtures / "A_image_small_keys.json").read_text())
 
 
-def nudged(weights: Trees, channel: int, by: float) -> Trees:
-    """The discriminator's first bias moved a little, to where the official float32 run fell by its own rounding."""
-    first = weights.discriminator["conv0"]
-    moved = {**first, "bias": first["bias"].at[channel].add(by)}
-    return weights._replace(discriminator={**weights.discriminator, "conv0": moved})
+def nudged(weights: Trees, layer: str, channel: int, by: float) -> Trees:
+    """A bias of the discriminator moved a little, to where the official float32 run fell by its own rounding."""
+    own = weights.discriminator[layer]
+    moved = {**own, "bias": own["bias"].at[channel].add(by)}
+    return weights._replace(discriminator={**weights.discriminator, layer: moved})
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def run(described: dict, training: dict) -> Run:
     networks = Networks(official_autoencoder(described), official_discriminator(described))
     optimizers = official_optimizers()
     step = quick_jit(make_train_step(networks, optimizers, OBJECTIVE, WEIGHTS, seed=0, ema_decay=OFFICIAL_EMA_DECAY))
-    weights = nudged(official_variables(described, "A.main"), 8, 1e-6)
+    weights = nudged(official_variables(described, "A.main"), "conv0", 8, 1e-6)
     ema = official_variables(described, "A.ema").params
     state = new_state(weights, ema, optimizers, described["quantconfig"]["n_e"])
     logs, tensors = [], []
@@ -211,8 +211,10 @@ def last_layer(described: dict, losses: dict) -> tuple[LastLayer, Trees]:
     }
     codebook = weights.codebook | {"latents": out.latents, "features": out.features}
     network = LastLayer(whole.encoder, whole.quantizer, whole.decoder)
-    # Its activation of 3e-7 on one patch is the only one that rounding could take across the rectifier's edge.
-    return network, nudged(Trees(params, codebook, weights.discriminator), 15, -1e-6)
+    # Its activations of 3e-7 on one patch and, after that is moved, of 1e-7 on another are the only ones that rounding
+    # takes across the rectifier's edge on some CPU.
+    weights = Trees(params, codebook, weights.discriminator)
+    return network, nudged(nudged(weights, "conv0", 15, -1e-6), "norm3", 192, -2e-6)
 
 
 class Pieces(NamedTuple):
