@@ -165,13 +165,13 @@ def _search_tile(
 
 def _measured(v, square, weight, batch: int) -> tuple[_Tile, jax.Array]:
     """The tile, and which of its tokens can be searched (T,)."""
-    u, of_u = v, jnp.zeros_like(square)
+    u, square_u, of_u = v, square, jnp.zeros_like(square)
     if weight is not None:
         u = in_equal_batches(lambda v: jnp.dot(v, weight.T, precision=HIGHEST), batch, v)
         # u and c W were rounded too. Of sums of so many terms this is what they come to, with ample room; the worst
         # case, without the root, would make every tenth token one to look at again.
         of_u = 4 * math.sqrt(max(weight.shape)) * EPS * jnp.sqrt(jnp.sum(weight * weight)) * jnp.sqrt(square)
-    square_u = square if weight is None else jnp.sum(u * u, axis=-1)
+        square_u = jnp.sum(u * u, axis=-1)
     length = jnp.sqrt(square_u)
     finite = jnp.isfinite(square_u) & jnp.isfinite(square)
     return _Tile(v, square, u, length, rounding(u.shape[1]) * length + of_u), finite
