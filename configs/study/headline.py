@@ -25,14 +25,15 @@ def get_config():
 
 def sweep(add):
     """`add(name, changes)` for each run."""
+    paper = base.changes(recipes.paper, get_config())
     rival = {f"quantizer.{key}": value for key, value in METHODS["vq_kmeans_restart"].items()}
     for k in SIZES:
         size = {"quantizer.codebook_size": k}
         for seed in SEEDS:
             add(f"simvq_{k}_seed{seed}", {**size, "seed": seed})
-            add(f"vq_{k}_seed{seed}", {**size, "quantizer.kind": "vq", "seed": seed})
             add(f"simvq_trained_{k}_seed{seed}", {**size, "quantizer.trainable_basis": True, "seed": seed})
+            add(f"simvq_paper_{k}_seed{seed}", {**size, **paper, "seed": seed})
+            add(f"vq_{k}_seed{seed}", {**size, "quantizer.kind": "vq", "seed": seed})
+            add(f"vq_kmeans_restart_{k}_seed{seed}", {**size, **rival, "seed": seed})
         add(f"simvq_mlp_{k}_seed0", {**size, "quantizer.hidden": METHODS["simvq_mlp"]["hidden"], "seed": 0})
-        add(f"vq_kmeans_restart_{k}_seed0", {**size, **rival, "seed": 0})
-        add(f"simvq_paper_{k}_seed0", {**size, **base.changes(recipes.paper, get_config()), "seed": 0})
     add("residual_simvq_1024_seed0", {"quantizer.codebook_size": 1024, "quantizer.stages": 4, "seed": 0})
