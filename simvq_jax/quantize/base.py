@@ -63,9 +63,16 @@ class Affine(nn.Module):
 
     def __call__(self, x):
         """x: (..., in_features) -> (..., out_features), float32."""
-        kernel, bias = self.weights()
-        y = jnp.dot(x, kernel, precision=HIGHEST)
-        return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
+        return apply_transform(x, self.weights())
+
+
+def apply_transform(rows, transform):
+    """rows W + b: (..., d_basis) -> float32 (..., d); transform: (W, b or None), or None."""
+    if transform is None:
+        return rows.astype(jnp.float32)
+    weight, bias = transform
+    q = jnp.dot(rows.astype(jnp.float32), weight, precision=HIGHEST)
+    return q if bias is None else q + jnp.broadcast_to(bias, q.shape)
 
 
 def mean_square(difference, weight):

@@ -4,9 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from simvq_jax.quantize.base import HIGHEST, Quantized, Quantizer, count_codes, counted_tokens, mean_square
+from simvq_jax.quantize.base import Quantized, Quantizer, apply_transform, count_codes, counted_tokens, mean_square
 from simvq_jax.quantize.estimators import ESTIMATORS, estimate
 from simvq_jax.search import nearest_code, take_codes
 
@@ -81,12 +80,3 @@ class NearestCode(Quantizer):
         """Codes of indices in the space that they are compared in: int (...) -> (..., d_code) float32."""
         rows, transform = self.codes()
         return apply_transform(take_codes(rows, indices), transform)
-
-
-def apply_transform(rows, transform):
-    """rows W + b: (..., d_basis) -> float32 (..., d); transform: (W, b or None), or None."""
-    if transform is None:
-        return rows.astype(jnp.float32)
-    weight, bias = transform
-    q = jnp.dot(rows.astype(jnp.float32), weight, precision=HIGHEST)
-    return q if bias is None else q + jnp.broadcast_to(bias, q.shape)

@@ -7,9 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from simvq_jax.quantize import region
-from simvq_jax.quantize.base import Affine, Quantized, count_codes, mean_and_variance, told_apart
+from simvq_jax.quantize.base import (
+    Affine,
+    Quantized,
+    apply_transform,
+    count_codes,
+    mean_and_variance,
+    told_apart,
+)
 from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features, of_tokens
-from simvq_jax.quantize.nearest import NearestCode, apply_transform
+from simvq_jax.quantize.nearest import NearestCode
 from simvq_jax.search import nearest_allowed_code, take_codes
 
 START_TOKENS = 4096  # enough for their mean and spread
@@ -171,22 +178,25 @@ class SimVQ(NearestCode):
         codes = self.take(jnp.arange(0, self.codebook_size, max(self.codebook_size // SPREAD_CODES, 1)))
         of_codes = mean_and_variance(codes, jnp.ones(len(codes)))[1]
         of_tokens = mean_and_variance(tokens, weight)[1]
-        ratio = jnp.sqrt(of_codes / jnp.where(of_tokens > 0, of_tokens, 1.0))
-        return jnp.where(of_tokens > 0, ratio, self.spread_ratio.value)
+        apart = told_apart(of_tokens, tokens, weight)
+        ratio = jnp.sqrt(of_codes / jnp.where(apart, of_tokens, 1.0))
+        return jnp.where(apart, ratio, self.spread_ratio.value)
 
     def _match(self, tokens, weight, scale: float):
         """Scales and centres the transform as `start_scale` says. tokens: (N, d), weight: (N,), 1 = counts.
 
-        b is the centre itself: what the mean of C adds then shrinks and grows with W.
+        b is the centre itself: what the mean of C adds, which is nearly 0, then shrinks and grows with W. That of a
+        hidden layer's features is as large as their spread, so b makes up for it.
         """
         kernel, bias = self.transform.weights()
         centre, variance = mean_and_variance(tokens, weight)
         codes = apply_transform(self.codes()[0], (kernel, None))
-        of_codes = mean_and_variance(codes, jnp.ones(len(codes)))[1]
+        mean, of_codes = mean_and_variance(codes, jnp.ones(len(codes)))
         matchable = told_apart(variance, tokens, weight) & (of_codes > 0)
         factor = jnp.where(matchable, scale * jnp.sqrt(variance / of_codes), 1.0)
+        offset = centre - factor * mean if self.hidden else centre
         around_origin = bias is not None and not self.start_centred
-        self.transform.start_at(factor * kernel, factor * bias if around_origin else centre)
+        self.transform.start_at(factor * kernel, factor * bias if around_origin else offset)
 
     def codes(self):
         return self._features(self._rows()), self.transform.weights()

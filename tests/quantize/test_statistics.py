@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_simvq import D, K, apply, make, tokens, trained
+from small_simvq import K, apply, make, tokens, trained
 
 from simvq_jax.quantize.base import NEVER, USAGE_WINDOW
 
@@ -48,5 +48,6 @@ def test_the_spread_ratio_is_that_of_the_codes_to_the_tokens_that_count(fields):
     _, stats = trained(module, variables, z, mask=mask)
     codes = np.asarray(apply(module, variables, method="codebook"))
     np.testing.assert_allclose(stats["spread_ratio"], spread(codes) / spread(z[:30]), rtol=2e-2)
-    _, after = trained(module, {**variables, "codebook_stats": stats}, np.ones((4, D), np.float32))
+    equal = np.repeat(tokens(1) + 3, 60, axis=0)  # whose mean rounds, so that their variance is not 0
+    _, after = trained(module, {**variables, "codebook_stats": stats}, equal)
     assert after["spread_ratio"] == stats["spread_ratio"]  # equal tokens tell nothing
