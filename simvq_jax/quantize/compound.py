@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import Quantized, Quantizer
+from simvq_jax.quantize.base import Quantized, Quantizer, counted_tokens
 from simvq_jax.quantize.estimators import straight_through
 
 
@@ -88,7 +88,7 @@ class ResidualQuantizer(_Compound):
     def __call__(self, z, mask=None, train: bool = False) -> Quantized:
         """Raises ValueError if the last axis of z is not `dim` or the mask's shape is not that of the tokens."""
         weight = self.weights_of(z, mask)
-        left = z.astype(jnp.float32)
+        tokens = left = counted_tokens(z, mask)
         active = self._stages_of_items(z) if train and self.dropout and not self.is_initializing() else None
         values, outs = jnp.zeros_like(left), []
         for number, stage in enumerate(self.stages):
@@ -99,7 +99,7 @@ class ResidualQuantizer(_Compound):
             if active is not None:
                 code = jnp.where((number < active)[..., None], code, 0.0)
             values, left = values + code, left - code
-        return self.joined(z, straight_through(z.astype(jnp.float32), values), outs)
+        return self.joined(z, straight_through(tokens, values), outs)
 
     def lookup(self, indices):
         """Sum of the stages' codes: int (..., n) -> (..., d) float32, n from 1 to all stages: the first n are used.

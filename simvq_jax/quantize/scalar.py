@@ -61,8 +61,9 @@ class FSQ(_Scalar):
         """As `Quantizer`; both losses are 0."""
         weight = self.weights_of(z, mask)
         bounded = self._bound(self.project_in(counted_tokens(z, mask)))
-        whole = jnp.round(bounded)
-        half, place_values = _like(self._half, whole), _like(self._place_values, whole)
+        half, place_values = _like(self._half, bounded), _like(self._place_values, bounded)
+        highest = _like(np.asarray(self.levels, np.float32) - 1, bounded) - half
+        whole = jnp.clip(jnp.round(bounded), -half, highest)  # the margin of many levels reaches beyond the outermost
         indices = jnp.sum((whole + half).astype(jnp.int32) * place_values, axis=-1)
         zero = jnp.zeros(())
         losses = {"commitment": zero, "codebook": zero}

@@ -146,6 +146,14 @@ def test_stages_of_different_kinds_may_have_different_losses():
         module.apply(variables, jnp.zeros((4, 3), jnp.int32), method="lookup")
 
 
+def test_padding_may_hold_anything():
+    module, variables = residual()
+    mask = np.ones(TOKENS.shape[:2], bool)
+    mask[:, 4] = False
+    out = module.apply(variables, np.where(mask[..., None], TOKENS, np.nan), mask)
+    assert np.all(np.isfinite(out.z_q)) and np.isfinite(out.loss)
+
+
 def test_masked_tokens_do_not_count():
     module, variables = residual()
     mask = np.ones(TOKENS.shape[:2], bool)

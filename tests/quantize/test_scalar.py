@@ -50,6 +50,15 @@ def test_fsq_s_codes_are_all_combinations_of_levels():
     np.testing.assert_array_equal(module.apply(variables, z.astype(np.float32)).indices, np.arange(K))
 
 
+@pytest.mark.parametrize("levels", [1001, 1024])
+def test_fsq_of_many_levels_stays_within_them(levels):
+    module = FSQ((levels,), 1)
+    z = jnp.array([[12.0], [-12.0]])
+    out = module.apply({}, z)
+    np.testing.assert_array_equal(out.indices, [levels - 1, 0])
+    np.testing.assert_array_equal(out.z_q, module.apply({}, out.indices, method="lookup"))
+
+
 def test_fsq_s_gradient_is_that_of_the_bound():
     module = FSQ((5, 5), 2)
     variables, z = made(module)
