@@ -53,16 +53,15 @@ def create_state(key, autoencoder, discriminator, generator_optimizer, discrimin
     else:
         weights = discriminator.init(discriminator_key, examples)["params"]
         adversary = Player(weights, discriminator_optimizer.init(weights))
-    zero = jnp.zeros((), jnp.int32)
     return TrainState(
-        step=zero,
+        step=jnp.zeros((), jnp.int32),  # each count a buffer of its own: one cannot be donated twice
         generator=Player(params, generator_optimizer.init(params)),
         discriminator=adversary,
         ema=jax.tree.map(jnp.copy, params),
         codebook=variables.get("codebook", {}),
         codebook_stats=variables["codebook_stats"],
         lecam={"real": jnp.zeros(()), "fake": jnp.zeros(())},
-        skipped=zero,
+        skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
     )
 

@@ -197,10 +197,11 @@ def make_train_step(
         figures["transform_grad_norm"] = optax.tree.norm(transforms_of(generator_grads))
         # As one array: XLA would compute a sum of scalars anew in the update of every parameter.
         ok = jnp.all(jnp.isfinite(jnp.stack(list(figures.values()))))
+        updates = state.step - state.skipped  # before this one, as the optimisers count
         state = keep_if(ok, moved, state)
         figures |= usage_figures(state.codebook_stats["quantizer"])
         for name, schedule in schedules.items():
-            figures[name] = schedule(state.step - 1)
+            figures[name] = schedule(updates)
         figures["skipped"] = state.skipped
         figures["skipped_in_a_row"] = state.skipped_in_a_row
         return state, {f"train/{name}": value for name, value in figures.items()}

@@ -118,14 +118,14 @@ class EMAVQ(_FreeCodes):
         self.rows = self.variable("codebook_stats", "codebook", draw)
         self.make_stats()
         if self.is_mutable_collection("codebook_stats"):
-            self.sums = self.variable("codebook_stats", "sums", lambda: self.rows.value)
+            self.sums = self.variable("codebook_stats", "sums", lambda: jnp.copy(self.rows.value))
             self.sizes = self.variable("codebook_stats", "sizes", lambda: jnp.ones(shape[:1]))
 
     def codes(self):
         return self.rows.value, None
 
     def start_at(self, rows: jax.Array) -> None:
-        self.rows.value = self.sums.value = rows
+        self.rows.value, self.sums.value = rows, jnp.copy(rows)  # one buffer could not be donated twice
 
     def quantize(self, tokens, weight, train: bool) -> Quantized:
         out = super().quantize(tokens, weight, train)

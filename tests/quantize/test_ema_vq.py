@@ -43,6 +43,14 @@ def test_a_code_is_the_discounted_mean_of_its_tokens():
     np.testing.assert_array_equal(module.apply(variables, method="codebook"), variables["codebook_stats"]["codebook"])
 
 
+@pytest.mark.parametrize("codebook_init", ["normal", "kmeans"])
+def test_variables_made_without_jit_can_be_donated(codebook_init):
+    module = EMAVQ(K, D, codebook_init=codebook_init)
+    variables = module.init(jax.random.key(0), tokens())
+    moved = jax.jit(lambda v: jax.tree.map(lambda a: a + 1, v), donate_argnums=0)(variables)
+    assert np.all(np.isfinite(moved["codebook_stats"]["sums"]))
+
+
 def test_only_the_commitment_has_a_gradient():
     module, variables = made()
     assert "params" not in variables
