@@ -142,7 +142,8 @@ def main(config: str, workdir: str, jobs: int, only: str, commands: bool, throug
     runs = [run for run in planned if run.name == only] or [run for run in planned if only in run.name]
     if not runs:
         raise ValueError(f"no run's name contains {only!r}: give another --only, or leave it out.")
-    left = [run for run in runs if not is_finished(run, config, folder)]
+    unfinished = [run for run in planned if not is_finished(run, config, folder)]  # all, as the table shows all
+    left = [run for run in runs if run in unfinished]
     if commands:
         for run in left:
             print(" && ".join(shlex.join(stage) for stage in stages(run, config, folder, python="python")))
@@ -158,7 +159,7 @@ def main(config: str, workdir: str, jobs: int, only: str, commands: bool, throug
     with ThreadPoolExecutor(jobs) as pool:
         ended = list(pool.map(start, left))
     failed = [run.name for run, well in zip(left, ended, strict=True) if not well]
-    write_table([run.name for run in runs if is_finished(run, config, folder)], folder)
+    write_table([run.name for run in planned if is_finished(run, config, folder)], folder)
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)
         sys.exit(1)

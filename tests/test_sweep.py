@@ -99,6 +99,9 @@ def test_runs_are_done_and_failures_told(experiment, tmp_path, trained_run, monk
     assert "large: FAILED with exit status 1: no large today" in told.out
     assert "0.450\n" in (runs / "large.log").read_text()  # of a GPU's memory, for one of two
     assert (runs / "table.md").read_text().count("\n| small") == 1
+    with pytest.raises(SystemExit):
+        sweep.main(file, str(runs), 1, "large", False, "")
+    assert (runs / "table.md").read_text().count("\n| small") == 1  # the table has all that is finished
 
 
 def test_a_finished_sweep_starts_nothing(experiment, tmp_path, trained_run, monkeypatch, capsys):
