@@ -100,8 +100,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.losses = ml_collections.ConfigDict()
     config.losses.l1 = 1.0  # of pixels or samples
-    config.losses.l2 = 0.0
-    config.losses.lpips = 1.0
+    config.losses.l2 = 0.0  # pictures
+    config.losses.lpips = 1.0  # pictures
     config.losses.lpips_vgg = ""  # path of vgg16-397923af.pth; "" = train and evaluate without LPIPS
     config.losses.lpips_linear = ""  # path of LPIPS' vgg.pth
     config.losses.mel = 45.0  # sound: of log-mel magnitudes

@@ -62,7 +62,8 @@ def test_stages_are_built_of_the_kind_named():
         ({"estimator": "rotation"}, "quantizer.estimator is 'rotation' but the gradient passes straight through"),
         ({"basis_seed": 7}, "quantizer.basis_seed 7 and basis_file '', but stages of one seed or file"),
         ({"basis_file": "a.npy"}, "basis_file 'a.npy', but stages of one seed or file"),
-        ({"stages": 2, "compound": "product", "dropout": 0.1}, "quantizer.dropout is 0.1 but parts of a token"),
+        ({"stages": 2, "compound": "product", "dropout": 0.1}, "quantizer.dropout is 0.1 but only residual stages"),
+        ({"stages": 1, "dropout": 0.1}, "quantizer.dropout is 0.1 but only residual stages"),
     ],
 )
 def test_stages_that_cannot_be_get_one_sentence(quantizer, sentence):

@@ -31,9 +31,15 @@ AT_LEAST_ONE = (
     "discriminator.layers",
 )
 NOT_NEGATIVE = (
+    "losses.l1",
+    "losses.l2",
+    "losses.lpips",
     "losses.mel",
     "losses.multiscale_mel",
+    "losses.quantizer",
     "discriminator.start",
+    "discriminator.weight",
+    "discriminator.lecam",
     "optimizer.clip_norm",
     "optimizer.spread_limit",
     "quantizer.activity_share",
@@ -67,6 +73,9 @@ def check_ranges(config) -> None:
 
 
 def _check_pictures(config) -> None:
+    losses = config.losses
+    if not (losses.l1 > 0 or losses.l2 > 0 or (losses.lpips > 0 and losses.lpips_vgg)):
+        raise ValueError("losses.l1 and losses.l2 are 0 and no LPIPS is given but one must be: set losses.l1, as 1.")
     if len(config.data.crop_scale) != 2:
         raise ValueError(f"data.crop_scale is {config.data.crop_scale} but must be two shares, as (0.5, 1.0).")
     if not config.model.multipliers:

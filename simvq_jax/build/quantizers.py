@@ -23,6 +23,11 @@ def build_quantizer(config, dtype):
     quantizer = config.quantizer
     build = QUANTIZERS[one_of("quantizer.kind", quantizer.kind, QUANTIZERS)]
     compound = one_of("quantizer.compound", quantizer.compound, ("residual", "product"))
+    if quantizer.dropout and (compound == "product" or quantizer.stages == 1):
+        raise ValueError(
+            f"quantizer.dropout is {quantizer.dropout} but only residual stages can be left out: set it to 0, or"
+            " quantizer.stages above 1 and quantizer.compound to residual."
+        )
     if quantizer.stages == 1:
         return build(quantizer, dtype)
     if quantizer.basis_seed >= 0 or quantizer.basis_file:
@@ -30,11 +35,6 @@ def build_quantizer(config, dtype):
             f"quantizer.stages is {quantizer.stages}, quantizer.basis_seed {quantizer.basis_seed} and basis_file"
             f" {quantizer.basis_file!r}, but stages of one seed or file would have one basis: set stages to 1, or"
             " basis_seed to -1 and basis_file to ''."
-        )
-    if compound == "product" and quantizer.dropout:
-        raise ValueError(
-            f"quantizer.dropout is {quantizer.dropout} but parts of a token cannot be left out: set it to 0, or"
-            " quantizer.compound to residual."
         )
     if compound == "residual":
         if quantizer.estimator != "straight_through":

@@ -41,7 +41,7 @@ def build_schedules(config) -> dict[str, Any]:
 
 
 def build_optimizers(config) -> Optimizers:
-    """Adam for both players."""
+    """The generator's, of `optimizer.kind`, and the discriminator's, Adam."""
     schedules = build_schedules(config)
     shared = {"b1": config.optimizer.b1, "b2": config.optimizer.b2, "clip_norm": config.optimizer.clip_norm}
     return Optimizers(
