@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.recovery import areas_of, by_recipe
-from benchmarks.runs import Run, in_recent_training, in_training, method_of, spread
+from benchmarks.runs import Run, in_recent_training, in_training, method_of, spread, stages_of
 from benchmarks.timing import markdown_table
 from simvq_jax.health import TOKENS_A_CODE
 from simvq_jax.quantize.base import USAGE_WINDOW
@@ -107,7 +107,7 @@ def _almost_all(share: float) -> str:
 
 def _stages(runs: list[Run]) -> Iterable[Aim]:
     for run in (run for run in runs if "residual_simvq" in (run["run"], method_of(run))):
-        stages = f"of {run['changes']['quantizer.stages']} residual stages, {run['steps']} steps"
+        stages = f"of {stages_of(run)} residual stages, {run['steps']} steps"
         asked, least = f"over {STAGE:.0%}", [share(run, "_least") for share in (in_training, in_recent_training)]
         measured, met = ("; ".join(words) for words in ([f"{v:.1%}" for v in least], [_yes(v > STAGE) for v in least]))
         yield Aim(f"in use, training, the worst {stages}", asked, measured, met)

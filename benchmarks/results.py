@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks import aims, findings, recovery, toy_picture
-from benchmarks.runs import FOLDER, Run, grouped, method_of, read, spread
+from benchmarks.runs import FOLDER, Run, grouped, method_of, read, spread, stages_of
 from benchmarks.timing import markdown_table
 from simvq_jax import cli
 from simvq_jax.drawing import charts
@@ -85,7 +85,7 @@ def plain(study: str, title: str, say: Callable[[list[Run]], str] = lambda runs:
 
 def codebooks_of(run: Run) -> str:
     """K, of several codebooks with their number."""
-    stages = run["changes"].get("quantizer.stages", 1)
+    stages = stages_of(run)
     return f"{run['codebook_size']:,}" if stages == 1 else f"{stages} x {run['codebook_size']:,}"
 
 

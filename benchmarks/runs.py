@@ -42,6 +42,11 @@ def named_size(run: Run) -> int:
     return 2 ** round(math.log2(run["codebook_size"]))
 
 
+def stages_of(run: Run) -> int:
+    """Codebooks, each of `codebook_size`."""
+    return run["changes"].get("quantizer.stages", 1)
+
+
 def in_training(run: Run, of: str = "") -> float:
     """The share of codes in use at the end, over the last USAGE_WINDOW tokens, or TOKENS_A_CODE a code if those are
     more. of: "_least", of the worst stage."""

@@ -32,8 +32,8 @@ def stable(config, transform_rate: float, warmup_fraction: float) -> None:
 
 
 def plain(config) -> None:
-    """The quantizer as published, with the networks' schedule as it is: torch's start, a loss over tokens, and W at the
-    networks' rate."""
+    """The quantizer as published, with the schedules as they are: torch's start, a loss over tokens, and W at the peak
+    of the networks' rate, which it keeps where its schedule is constant."""
     config.quantizer.codebook_loss = "token"
     config.quantizer.start_scale = 0.0
     config.optimizer.spread_limit = 0.0
