@@ -233,6 +233,21 @@ def test_a_stream_gives_the_tokens_of_the_whole(tokenizer, block, chunks):
 
 
 @pytest.mark.slow
+def test_tokens_of_several_stages_stream_and_are_whole_or_none():
+    config = tiny_sound_config(quantizer__stages=2)
+    autoencoder = build.build_autoencoder(config)
+    rngs = {"params": jax.random.key(0), "quantizer": jax.random.key(1)}
+    variables = jax.jit(autoencoder.init)(rngs, sound(build.example_shape(config)[0])[None])
+    tokenizer = simvq_jax.SoundTokenizer(autoencoder, variables, config, 0)
+    x, stream = sound(900), tokenizer.stream(block=4)
+    indices = np.concatenate([stream.push(x[:500]), stream.push(x[500:]), stream.finish()])
+    np.testing.assert_array_equal(indices, tokenizer.encode(x[None])[0])
+    indices[-1, 1] = -1
+    with pytest.raises(ValueError, match="a token is -1 in some stages but not in others"):
+        tokenizer.decode(indices[None])
+
+
+@pytest.mark.slow
 def test_a_stream_answers_before_the_sound_ends(tokenizer):
     stream = tokenizer.stream(block=1)
     assert len(stream.push(sound(2000))) >= 2000 // HOP - 1

@@ -54,7 +54,10 @@ class SoundTokenizer(Tokenizer):
         """
         self.need_decoder()
         indices = self.checked_indices(indices, ("b", "tokens"), lowest=NO_TOKEN)
-        counts = (indices.reshape(*indices.shape[:2], -1) != NO_TOKEN).all(axis=-1)
+        given = indices.reshape(*indices.shape[:2], -1) != NO_TOKEN
+        counts = given.any(axis=-1)
+        if (counts != given.all(axis=-1)).any():
+            raise ValueError("a token is -1 in some stages but not in others: it has an index of every stage, or none.")
         tokens = counts.sum(axis=1)
         if (counts != (np.arange(indices.shape[1])[None] < tokens[:, None])).any() or tokens.min(initial=1) < 1:
             raise ValueError("indices are -1 before an item's last token: -1 may only stand behind the tokens.")

@@ -16,6 +16,10 @@ class _Compound(Quantizer):
     stages: Sequence[Quantizer]
     dtype: Any = None
 
+    def __post_init__(self):
+        object.__setattr__(self, "stages", tuple(self.stages))  # hashable, as jit asks of what is static
+        super().__post_init__()
+
     @property
     def codebook_size(self) -> tuple[int, ...]:
         """K of every stage."""

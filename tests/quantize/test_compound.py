@@ -146,6 +146,11 @@ def test_stages_of_different_kinds_may_have_different_losses():
         module.apply(variables, jnp.zeros((4, 3), jnp.int32), method="lookup")
 
 
+def test_a_compound_of_a_list_can_be_hashed():
+    assert hash(ResidualQuantizer([VQ(4, D)])) == hash(ResidualQuantizer((VQ(4, D),)))
+    assert ProductQuantizer([VQ(4, D)]) == ProductQuantizer((VQ(4, D),))
+
+
 def test_padding_may_hold_anything():
     module, variables = residual()
     mask = np.ones(TOKENS.shape[:2], bool)
