@@ -55,14 +55,16 @@ class Views(NamedTuple):
 
     def of(self, image: np.ndarray) -> list[View]:
         """The views of a picture, uint8 (h, w, 3); first all that are not mirrored."""
-        views = self._whole(image) if self.crops == "whole" else self._crops(image)
-        mirrored = [view._replace(image=images.flip(view.image), flipped=True) for view in views]
-        return [*views, *mirrored] if self.flip or self.crops == "ten" else views
-
-    def _whole(self, image: np.ndarray) -> list[View]:
         height, width = image.shape[:2]
-        padding = ((0, -height % self.factor), (0, -width % self.factor), (0, 0))
-        return [View(np.pad(image, padding, mode="edge"), 0, 0, height, width, False)]
+        views = [View(image, 0, 0, height, width, False)] if self.crops == "whole" else self._crops(image)
+        if self.flip or self.crops == "ten":
+            views += [view._replace(image=images.flip(view.image), flipped=True) for view in views]
+        return [view._replace(image=self._filled_up(view.image)) for view in views]
+
+    def _filled_up(self, image: np.ndarray) -> np.ndarray:
+        """The edge repeated below and at the right, mirrored or not: there decoding cuts it off again."""
+        height, width = image.shape[:2]
+        return np.pad(image, ((0, -height % self.factor), (0, -width % self.factor), (0, 0)), mode="edge")
 
     def _crops(self, image: np.ndarray) -> list[View]:
         if self.resize_short:

@@ -48,8 +48,11 @@ def test_pictures_are_resized_first_and_small_ones_enlarged():
 
 
 def test_flip_adds_the_mirror():
-    plain, mirrored = views("whole", flip=True).of(picture())
-    np.testing.assert_array_equal(mirrored.image, plain.image[:, ::-1])
+    image = picture(5, 9)
+    plain, mirrored = views("whole", flip=True).of(image)
+    np.testing.assert_array_equal(plain.image[:5, :9], image)
+    np.testing.assert_array_equal(mirrored.image[:5, :9], image[:, ::-1])  # filled up where decoding cuts off
+    assert mirrored.image.shape == plain.image.shape == (8, 12, 3)
 
 
 @pytest.mark.parametrize(
