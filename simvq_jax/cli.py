@@ -14,7 +14,8 @@ from ml_collections import config_flags
 REQUIRED = object()  # default of a flag that must be given
 INTERRUPTED = 130  # exit status after the keyboard's interrupt, as shells have it
 FAILED = 2  # exit status after a mistake
-DEFAULTS = "configs/common.py"
+DEFAULTS = Path(__file__).resolve().parent.parent / "configs/common.py"  # by its place: others have a `configs` too
+NAMING = ("--config=", "-config=")  # what begins an argument that names an experiment
 MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # raised with a sentence meant for the user
 
 
@@ -37,7 +38,7 @@ def run_main(
     """
     for name, default in defaults.items():
         _define(name, default, help[name])
-    takes_config = config or optional_config
+    takes_config, named = config or optional_config, False
     if takes_config:
         defaults = {"config": REQUIRED, **defaults}
         help = {"config": "experiment, configs/NAME.py or configs/NAME.py:argument", **help}
@@ -46,7 +47,11 @@ def run_main(
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
     def parse(argv):
-        argv = _check_config(argv, DEFAULTS if optional_config else "") if takes_config else argv
+        nonlocal named
+        if takes_config:
+            named = any(argument.startswith(NAMING) for argument in _joined(argv))
+            defaulted = [] if named or not optional_config else [f"--config={DEFAULTS}"]
+            argv = _check_config([*argv[:1], *defaulted, *argv[1:]])
         try:
             rest = flags.FLAGS(argv)
         except flags.UnrecognizedFlagError as error:
@@ -65,7 +70,7 @@ def run_main(
         logging.set_verbosity(logging.INFO if wordy else logging.WARNING)
         try:
             values = {name: getattr(flags.FLAGS, name) for name in defaults}
-            main(**values | ({"config": _chosen()} if optional_config else {}))
+            main(**values | ({"config": _chosen(named)} if optional_config else {}))
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except MISTAKES as error:
@@ -76,10 +81,9 @@ def run_main(
     app.run(guarded, flags_parser=parse)
 
 
-def _chosen() -> Chosen:
-    flag = flags.FLAGS["config"]
-    named = Path(config_flags.get_config_filename(flag)).name != Path(DEFAULTS).name
-    return Chosen(flags.FLAGS.config if named else None, dict(config_flags.get_override_values(flag)))
+def _chosen(named: bool) -> Chosen:
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    return Chosen(flags.FLAGS.config if named else None, dict(overrides))
 
 
 def fail(sentence: str) -> None:
@@ -104,6 +108,11 @@ def flatten(config, prefix: str = "") -> dict:
     return flat
 
 
+def default_config() -> ml_collections.ConfigDict:
+    """Every key with its default, of configs/common.py."""
+    return _config_of(DEFAULTS)
+
+
 def load_config(argument: str) -> tuple[Path, ml_collections.ConfigDict]:
     """`FILE.py[:argument]` -> the file, found here or beside the installed package, and its config.
 
@@ -120,32 +129,30 @@ def load_config(argument: str) -> tuple[Path, ml_collections.ConfigDict]:
             if f.stem not in ("__init__", "common", "recipes")
         ]
         raise FileNotFoundError(f"--config={name} is no file; known are {', '.join(known)}.")
+    return file, _config_of(file, *([argument] if argument else []))
+
+
+def _config_of(file: Path, *argument: str) -> ml_collections.ConfigDict:
     spec = importlib.util.spec_from_file_location("experiment", file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"--config={name} is no Python file: give configs/NAME.py.")
+        raise ValueError(f"--config={file} is no Python file: give configs/NAME.py.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        config = module.get_config(*([argument] if argument else []))
+        config = module.get_config(*argument)
         if not isinstance(config, ml_collections.ConfigDict):
             raise TypeError(f"get_config gives a {type(config).__name__}, not a ConfigDict")
-        return file, config
+        return config
     except ValueError:
         raise
     except Exception as error:
         raise ValueError(f"{file} is no usable config ({type(error).__name__}: {error}): mend the file.") from error
 
 
-def _check_config(argv: list[str], default: str = "") -> list[str]:
-    """Checks every `--config...` argument against the config it changes; returns argv with the file's real path.
-
-    default: the experiment where none is given.
-    """
+def _check_config(argv: list[str]) -> list[str]:
+    """Checks every `--config...` argument against the config it changes; returns argv with the file's real path."""
     argv = _joined(argv)
-    given = next((a for a in argv if a.startswith(("--config=", "-config="))), None)
-    if given is None and default:
-        given = f"--config={default}"
-        argv = [*argv[:1], given, *argv[1:]]
+    given = next((a for a in argv if a.startswith(NAMING)), None)
     if given is None:
         return argv
     try:

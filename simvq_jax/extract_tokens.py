@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import grain
 import jax
 
-from configs import common
 from simvq_jax import agreement, cli, cluster
 from simvq_jax.api import ImageTokenizer, Tokenizer, load
 from simvq_jax.build import build_timeouts
@@ -31,6 +30,7 @@ from simvq_jax.data.tokens import (
     KIND,
     MANIFEST,
     is_whole,
+    read_manifest,
     summary_path,
     token_dtype,
     write_shard,
@@ -195,7 +195,7 @@ def _finish(out: Path, settings: dict[str, Any], paths: list[Path]) -> bool:
 def main(run: str, process_index: int, process_count: int, **rest) -> None:
     """Command line of `extract_tokens`."""
     job = cluster.taken_from(rest)
-    with cluster.joined(build_timeouts(common.get_config()), job):
+    with cluster.joined(build_timeouts(cli.default_config()), job):
         agreement.check_alike("the command", f"{run} {process_count} {rest}")
         share = Share(process_index, process_count)
         if jax.process_count() > 1:
@@ -232,6 +232,7 @@ def extract_run(
         raise ValueError(f"--out={out} lies in a bucket, but tokens are written to disks only: give a folder.")
     tokenizer = load(run, decoder=False)
     of = tokenizer.config.data
+    of.data_dir = rest["data_dir"] or of.data_dir
     views = None
     if isinstance(tokenizer, ImageTokenizer):
         if crops == "whole" and (size or resize_short > 0):
@@ -254,8 +255,11 @@ def extract_run(
     )
     pace = done.records / max(done.seconds, 1e-9)
     print(f"{out}: {done.records:,} records in {duration(done.seconds)}, {pace:,.1f} a second")
-    if done.skipped.count:
-        print(f"{done.skipped.count} file(s) could not be read and are listed in {Path(out) / MANIFEST}")
+    if done.complete and (skipped := len(read_manifest(Path(out))["skipped"])):
+        print(
+            f"{skipped} file(s) could not be read and are listed in {Path(out) / MANIFEST}: once they are mended,"
+            " extract into a new folder"
+        )
     if not done.complete:
         print(f"{Path(out) / MANIFEST} will be written by the process that finishes last")
     return done
@@ -267,6 +271,7 @@ if __name__ == "__main__":
         {
             "run": cli.REQUIRED,
             "data": "",
+            "data_dir": "",
             "out": cli.REQUIRED,
             "split": "all",
             "crops": "center",
@@ -283,6 +288,7 @@ if __name__ == "__main__":
         {
             "run": "run folder, as runs/quickstart",
             "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
+            "data_dir": "of TFDS datasets; by default the run's own",
             "out": "folder for the tokens",
             "split": "all, train or eval (what is held out)",
             "crops": "pictures: center, ten (corners and centre, mirrored too) or whole (at their own size)",

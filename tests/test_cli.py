@@ -1,5 +1,6 @@
 """Mistakes on a command line: one sentence that names the mend, exit code 2, no traceback."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,16 @@ def test_a_config_of_one_s_own_is_found_first(monkeypatch, tmp_path):
     )
     file, config = cli.load_config("configs/quickstart.py")
     assert file.resolve() == own and config.steps == 7
+
+
+def test_the_defaults_are_ours_where_a_project_has_a_package_configs_too(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/__init__.py").write_text("")
+    (tmp_path / "configs/common.py").write_text("def get_config():\n    return 7\n")
+    code = "import simvq_jax, simvq_jax.cli as cli; simvq_jax.load; print(cli.default_config().quantizer.kind)"
+    path = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=path, capture_output=True, text=True)
+    assert ended.stdout.strip() == "simvq", ended.stderr
 
 
 def test_flatten_names_every_leaf_and_turns_lists_to_tuples():

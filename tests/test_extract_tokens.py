@@ -368,10 +368,14 @@ def test_the_command_line_prints_counts(trained_run, folder, tmp_path, capsys):
     from simvq_jax import extract_tokens as module
 
     rest = {"batch_size": 4, "shard_size": 100, "format": "array_record", "process_index": 0, "process_count": 1}
+    rest["data_dir"] = ""
     arguments = {"split": "all", "crops": "center", "size": 24, "resize_short": -1, "flip": False}
     module.main(run=str(trained_run), data=f"folder:{folder}", out=str(tmp_path / "out"), **arguments, **rest)
     printed = capsys.readouterr().out
     assert "7 records in" in printed and "1 file(s) could not be read and are listed in" in printed
+    module.main(run=str(trained_run), data=f"folder:{folder}", out=str(tmp_path / "out"), **arguments, **rest)
+    again = capsys.readouterr().out
+    assert "0 records in" in again and "1 file(s) could not be read and are listed in" in again
     with pytest.raises(ValueError, match="leave --size and --resize_short out"):
         module.main(run=str(trained_run), data="", out="x", **arguments | {"crops": "whole"}, **rest)
 
