@@ -69,4 +69,6 @@ def _image_array(x):
         raise ValueError(f"images have shape {x.shape} but must be (batch, height, width, 3), none of them 0.")
     if x.dtype != np.uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"images are {x.dtype} but must be uint8, or floats in [-1, 1].")
+    if x.dtype != np.uint8 and not isinstance(x, jax.core.Tracer) and not jnp.isfinite(x).all():
+        raise ValueError("images have values that are not finite: mend or remove them.")
     return x

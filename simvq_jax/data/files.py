@@ -84,7 +84,7 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from remote_files(root)
         return
     seen = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=_raise, followlinks=True):
         target = Path(folder).resolve()
         if target in seen:  # a link back up the tree
             subfolders.clear()
@@ -92,3 +92,10 @@ def _walk(root: Path) -> Iterator[Path]:
         seen.add(target)
         subfolders.sort()  # of two links to one folder the same one is followed on every machine
         yield from (Path(folder, name) for name in names)
+
+
+def _raise(error: OSError):
+    """A folder that cannot be listed would be left out without a word."""
+    raise PermissionError(
+        f"{error.filename} cannot be listed ({error.strerror}): restore its permissions, or move it elsewhere."
+    ) from error

@@ -119,7 +119,7 @@ class FolderSource(EncodedSource):
         """Return the SHA-256 of the files' relative paths and sizes."""
         digest = hashlib.sha256()
         with ThreadPoolExecutor(SIZES_AT_ONCE) as pool:  # on a network's file system each takes its time
-            for file, size in zip(self._files, pool.map(store.size, self._files), strict=True):
+            for file, size in zip(self._files, pool.map(_size, self._files), strict=True):
                 line = f"{file.relative_to(self._root).as_posix()}\t{size}\n"
                 digest.update(line.encode("utf-8", "surrogateescape"))
         return f"folder of {len(self)} {self._kind.noun}s, sha256 {digest.hexdigest()}"
@@ -128,6 +128,14 @@ class FolderSource(EncodedSource):
         file = self._files[index]
         key = file.relative_to(self._root).as_posix()
         return Record(key, file, _folder_of(key))
+
+
+def _size(file: Path) -> int:
+    """Bytes; -1 of what cannot be reached, as a link to nowhere: reading it says so, and goes on."""
+    try:
+        return store.size(file)
+    except OSError:
+        return -1
 
 
 def _folder_of(key: str) -> str | None:

@@ -134,7 +134,9 @@ def _write_npz(path: Path, records: Sequence[Record]) -> None:
     tokens = [record["tokens"] for record in records]
     equal = len({array.shape for array in tokens}) == 1
     arrays: dict[str, Any] = {
-        "tokens": np.stack(tokens) if equal else np.concatenate([array.ravel() for array in tokens] or [[]])
+        "tokens": np.stack(tokens)
+        if equal
+        else np.concatenate([array.ravel() for array in tokens] or [np.zeros((0,), np.uint16)])
     }
     if not equal:
         arrays["shapes"] = np.array([array.shape for array in tokens], np.int32)

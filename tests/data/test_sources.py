@@ -144,6 +144,28 @@ def test_nothing_readable(tmp_path):
         folder(tmp_path)[0]
 
 
+def test_a_link_to_nowhere_is_skipped(tmp_path):
+    picture(tmp_path / "train/a.png")
+    picture(tmp_path / "val/a.png")
+    (tmp_path / "train/b.png").symlink_to(tmp_path / "gone.png")
+    skipped = SkipLog(None)
+    source = folder(tmp_path, skipped=skipped)
+    assert source.identity().startswith("folder of 2 images")
+    assert source.read(1) is None and list(skipped.reasons) == ["train/b.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
+    picture(tmp_path / "cats/a.png")
+
+    def walk(root, onerror, **_):
+        onerror(PermissionError(13, "Permission denied", f"{root}/dogs"))
+        yield from ()
+
+    monkeypatch.setattr("os.walk", walk)
+    with pytest.raises(PermissionError, match=r"dogs cannot be listed \(Permission denied\): restore its permissions"):
+        folder(tmp_path)
+
+
 def test_a_sliver_is_skipped(tmp_path):
     picture(tmp_path / "a.png", height=1, width=101)
     skipped = SkipLog(None)
