@@ -41,6 +41,7 @@ class Observer:
         self._autoencoder = networks.autoencoder
         self._scorer = make_scorer(config, networks.autoencoder, perceptual, mesh)
         self._eval_data = EvalData(config, skipped)
+        self.held_out = self._eval_data.identity
         tokens = config.batch_size * tokens_an_example(config)
         self._watch = CollapseWatch(config.quantizer, tokens)
         self._window: list[dict] = []

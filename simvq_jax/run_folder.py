@@ -17,6 +17,7 @@ from simvq_jax.api.packed import is_packed
 from simvq_jax.files import replace_text
 from simvq_jax.store import is_remote
 
+HELD_OUT = "held_out.txt"  # which data are held out
 LOCK = ".writer"  # held locked while a training writes to the folder; says who that is
 
 # Keys that may differ from those a run was started with, each said when it does. Only `steps` changes what a step
@@ -75,6 +76,20 @@ def claim_run(config, workdir: Path, start: int) -> None:
         )
     if is_first():
         replace_text(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def check_held_out(workdir: Path, identity: str) -> None:
+    """Raises ValueError where the held-out data are not those that the run began with: what was held out may since be
+    trained on. A folder holds out every 20th file, so that a new one moves others. identity: of the data."""
+    path = workdir / HELD_OUT
+    began = path.read_text(encoding="utf-8").strip() if path.exists() else identity
+    if began != identity:
+        raise ValueError(
+            f"{workdir} began with other held-out data ({began}) than there are now ({identity}), so that it may be"
+            " trained on what it is evaluated on: put the files back as they were, or give another --workdir."
+        )
+    if is_first() and not path.exists():
+        replace_text(path, identity + "\n")
 
 
 @contextlib.contextmanager

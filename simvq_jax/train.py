@@ -18,7 +18,7 @@ from simvq_jax.health import rank_figures
 from simvq_jax.inputs import build_train_batches, skip_list
 from simvq_jax.mesh import batch_share, check_batch, check_codebook, jit_step, make_mesh, place_batch, place_whole
 from simvq_jax.observer import Observer
-from simvq_jax.run_folder import check_run, claim_run, sole_writer
+from simvq_jax.run_folder import check_held_out, check_run, claim_run, sole_writer
 from simvq_jax.start import initial_state
 from simvq_jax.state import TrainState
 from simvq_jax.stopping import Stopped, StopRequest
@@ -98,6 +98,7 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
             checkpoints.save(state, step)
 
         observe = Observer(config, stage.target, mesh, networks, perceptual, writer, skipped)
+        check_held_out(stage.target, observe.held_out)
         observe.begin(start, last)
         step, pending = start, None
         evaluated = not owed or evaluated_to_its_end(observe, state, step, stop)

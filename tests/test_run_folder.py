@@ -9,7 +9,7 @@ import pytest
 from tiny import tiny_config
 
 from simvq_jax import train
-from simvq_jax.run_folder import sole_writer
+from simvq_jax.run_folder import check_held_out, sole_writer
 
 HOLD = "import sys, time; from pathlib import Path; from simvq_jax.run_folder import sole_writer\n"
 HOLD += "with sole_writer(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(600)"
@@ -25,6 +25,13 @@ def test_a_folder_that_another_training_writes_to_is_refused(tmp_path):
     other.communicate()
     with sole_writer(tmp_path):
         assert str(os.getpid()) in (tmp_path / ".writer").read_text()
+
+
+def test_what_was_held_out_is_not_trained_on_later(tmp_path):
+    check_held_out(tmp_path, "folder of 2 pictures, sha256 ab")
+    check_held_out(tmp_path, "folder of 2 pictures, sha256 ab")
+    with pytest.raises(ValueError, match=r"began with other held-out data \(folder of 2 pictures, sha256 ab\)"):
+        check_held_out(tmp_path, "folder of 3 pictures, sha256 cd")
 
 
 def test_it_is_free_again_behind_a_training(tmp_path: Path):
