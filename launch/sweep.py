@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from simvq_jax import cli
+from simvq_jax.build import evaluated_at, read_evaluation
 from simvq_jax.compare import compare
 from simvq_jax.files import replace_text
 from simvq_jax.run_folder import check_run
@@ -75,12 +76,15 @@ def planned_runs(argument: str) -> list[Run]:
 
 
 def is_finished(run: Run, argument: str, workdir: Path) -> bool:
-    """Whether the run was trained to its end and evaluated. Raises ValueError if its folder is another config's."""
+    """Whether the run was trained to its end, and evaluated there. Raises ValueError if its folder is of another
+    config."""
     config = cli.load_config(argument)[1]
     config.update_from_flattened_dict(run.changes)
     folder = workdir / run.name
     check_run(config, folder)
-    return (folder / "evaluation.json").is_file() and (folder / "checkpoints" / str(config.steps)).is_dir()
+    evaluation = read_evaluation(folder)
+    there = evaluation and evaluated_at(evaluation) in (config.steps, None)
+    return bool(there) and (folder / "checkpoints" / str(config.steps)).is_dir()
 
 
 def stages(run: Run, argument: str, workdir: Path, python: str = sys.executable) -> list[list[str]]:

@@ -1,11 +1,12 @@
 """A table of evaluated runs side by side: `python -m simvq_jax.compare --runs=runs/a,runs/b`."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 from simvq_jax import cli
-from simvq_jax.build import read_config
+from simvq_jax.build import evaluated_at, read_config, read_evaluation
 from simvq_jax.drawing.curves import read_metrics
+from simvq_jax.store import path_of
 
 COLUMNS = (
     ("eval/codebook_utilization", "in use, held out", "{:.1%}"),
@@ -26,9 +27,14 @@ COLUMNS = (
 
 
 def compare(runs: list[Path]) -> str:
-    """Markdown table, a row a run. Raises FileNotFoundError for a run that was not evaluated."""
+    """Markdown table, a row a run; where they were not evaluated on the same, also on what.
+
+    Raises FileNotFoundError for a run that was not evaluated, ValueError for one that was trained on since.
+    """
     figures = [_figures(run) for run in runs]
     columns = [column for column in COLUMNS if any(column[0] in row for row in figures)]
+    if len({row["evaluated on"] for row in figures}) > 1:
+        columns.append(("evaluated on", "evaluated on", "{}"))
     header = ["run", "method", "K", *[title for _, title, _ in columns]]
     rows = [
         [
@@ -44,20 +50,36 @@ def compare(runs: list[Path]) -> str:
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
 
 
-def _figures(run: Path) -> dict:
-    config = read_config(run)
-    path = run / "evaluation.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: run python -m simvq_jax.evaluate --run={run} first.")
-    numbers = read_metrics(run).numbers
+def _figures(run: Path) -> dict[str, Any]:
+    config, evaluation = read_config(run), read_evaluation(run)
+    if not evaluation:
+        raise FileNotFoundError(
+            f"{run / 'evaluation.json'} does not exist: run python -m simvq_jax.evaluate --run={run} first."
+        )
+    steps = [int(folder.name) for folder in (run / "checkpoints").glob("*") if folder.name.isdecimal()]
+    if evaluated_at(evaluation) not in (None, max(steps, default=None)) and steps:
+        raise ValueError(
+            f"{run} was evaluated at step {evaluated_at(evaluation)} but is at step {max(steps)}: run python -m"
+            f" simvq_jax.evaluate --run={run} again."
+        )
+    trained = (run / "metrics.jsonl").exists()  # not where it was converted or packed
+    numbers = read_metrics(run).numbers if trained else {}
     training = {name: by_step[max(by_step)] for name, by_step in numbers.items() if name.startswith("train/")}
     named = {"method": config.quantizer.kind, "K": f"{config.quantizer.codebook_size:,}"}
-    return training | json.loads(path.read_text(encoding="utf-8")) | named
+    return training | evaluation | named | {"evaluated on": _data(evaluation)}
+
+
+def _data(evaluation: dict[str, Any]) -> str:
+    """The data, with the start of its digest: two folders of one name are not one."""
+    found = evaluation.get("provenance", {})
+    limit = f", {found['limit']:,} of it" if found.get("limit") else ""
+    digest = found.get("data_identity", "").rpartition("sha256 ")
+    return f"{evaluation['data']}{limit}{f' ({digest[2][:6]})' if digest[1] else ''}"
 
 
 def main(runs: str) -> None:
     """Prints the table."""
-    print(compare([Path(run) for run in runs.split(",") if run]))
+    print(compare([path_of(run) for run in runs.split(",") if run]))
 
 
 if __name__ == "__main__":

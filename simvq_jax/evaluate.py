@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from configs import common
 from simvq_jax import agreement, cli, cluster
 from simvq_jax.agreement import is_first, rows_of, whole
 from simvq_jax.api import load
@@ -31,7 +30,7 @@ from simvq_jax.scoring import PictureScorer, Scored, SoundScorer
 from simvq_jax.scoring.distances import FrechetDistances
 from simvq_jax.store import path_of, staged
 
-FILES = ("lpips_vgg", "lpips_linear", *common.get_config().metrics)  # keys of config.losses and config.metrics
+FILES = ("lpips_vgg", "lpips_linear", *cli.default_config().metrics)  # keys of config.losses and config.metrics
 OF_SOUND = ("crepe", "utmos")  # of these; the others are of pictures
 KEPT = 16  # pictures or recordings kept for the report
 TOKENS = 4096  # encoder outputs kept for the report
@@ -193,14 +192,16 @@ def _codebook(autoencoder, variables, counts) -> tuple[np.ndarray, np.ndarray, d
     return codes, singular_values, metrics
 
 
-def evaluate_run(run: Path, data: str | None = None, limit: int = 0, **files: str) -> Evaluation:
+def evaluate_run(run: Path, data: str | None = None, limit: int = 0, data_dir: str = "", **files: str) -> Evaluation:
     """Evaluates the EMA weights of a run's newest checkpoint on the held-out part of its data, or of `data`.
 
-    limit: crops or recordings, evenly spread; 0 = all. files: of weights, by their key in config.metrics or
-    config.losses; "" or none leaves that of the config, if it is still there.
+    limit: crops or recordings, evenly spread; 0 = all. data_dir: of TFDS datasets; "" leaves that of the config. files:
+    of weights, by their key in config.metrics or config.losses; "" or none leaves that of the config, if it is still
+    there.
     """
     tokenizer = load(run)
     config = tokenizer.config
+    config.data.data_dir = data_dir or config.data.data_dir
     _choose_files(config, files, run)
     mesh = make_mesh()
     # A run is evaluated on whatever devices there are.
@@ -232,16 +233,16 @@ def _choose_files(config, files: dict[str, str], run: Path) -> None:
         part[name] = path or part[name]
 
 
-def save_figures(run: Path, data: str, result: Evaluation) -> None:
-    """Writes the figures and what they are of to RUN/evaluation.json, and those of each recording to
-    RUN/evaluation_files.csv; process 0 does."""
+def save_figures(out: Path, data: str, result: Evaluation) -> None:
+    """Writes the figures and what they are of to OUT/evaluation.json, and those of each recording to
+    OUT/evaluation_files.csv; process 0 does."""
     if not is_first():
         return
     figures = {name: float(f"{value:.9g}") for name, value in sorted(result.metrics.items())}
     record = {"data": data, **figures, "provenance": result.provenance}
-    replace_text(path_of(run) / "evaluation.json", json.dumps(record, indent=2) + "\n")
+    replace_text(out / "evaluation.json", json.dumps(record, indent=2) + "\n")
     if result.rows:
-        replace_text(path_of(run) / "evaluation_files.csv", _table(result.rows))
+        replace_text(out / "evaluation_files.csv", _table(result.rows))
 
 
 def _table(rows: dict[str, dict[str, float]]) -> str:
@@ -255,15 +256,16 @@ def _table(rows: dict[str, dict[str, float]]) -> str:
     return text.getvalue()
 
 
-def main(run: str, data: str, limit: int, **rest) -> None:
-    """Prints the figures, and writes them to RUN/evaluation.json."""
+def main(run: str, data: str, limit: int, out: str = "", **rest) -> None:
+    """Prints the figures, and writes them to OUT/evaluation.json, or to that of the run."""
     folder = folder_of(run)
-    config = read_config(folder)
+    config, into = read_config(folder), path_of(out or folder)
+    into.mkdir(parents=True, exist_ok=True)
     job = cluster.taken_from(rest)
     with cluster.joined(build_timeouts(config), job):
         agreement.check_alike("the command", f"{run} {data} {limit} {rest} {config.to_dict()}")
         result = evaluate_run(folder, data or None, limit, **rest)
-        save_figures(folder, data or config.data.source, result)
+        save_figures(into, data or config.data.source, result)
         for name, value in sorted(result.metrics.items()) if agreement.is_first() else ():
             print(f"{name:32} {value:.6g}")
 
@@ -271,10 +273,20 @@ def main(run: str, data: str, limit: int, **rest) -> None:
 if __name__ == "__main__":
     cli.run_main(
         main,
-        {"run": cli.REQUIRED, "data": "", "limit": 0, **dict.fromkeys(FILES, ""), **cluster.FLAGS},
+        {
+            "run": cli.REQUIRED,
+            "data": "",
+            "data_dir": "",
+            "limit": 0,
+            "out": "",
+            **dict.fromkeys(FILES, ""),
+            **cluster.FLAGS,
+        },
         {
             "run": "run folder, as runs/quickstart",
             "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
+            "data_dir": "of TFDS datasets; by default the run's own",
+            "out": "folder for evaluation.json; by default the run's, in which the last evaluation stays",
             "limit": "crops or recordings to evaluate, evenly spread over the set; 0 = all",
             "lpips_vgg": "pictures: VGG16's weights for LPIPS, vgg16-397923af.pth",
             "lpips_linear": "pictures: LPIPS' vgg.pth, beside it",

@@ -25,7 +25,7 @@ PACKAGES = (
     "pystoi",
     "pesq",
 )
-WEIGHT_FILES = ("losses.lpips_vgg", "losses.lpips_linear", "quantizer.basis_file")  # and all of metrics
+WEIGHT_FILES = ("losses.lpips_vgg", "losses.lpips_linear")  # that score, and all of metrics; the rest is in the model's
 
 
 def provenance(tokenizer: Tokenizer, data: EvalData, limit: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from PIL import Image
 from simvq_jax import cli
 from simvq_jax.api import ImageTokenizer, SoundTokenizer, Tokenizer, hub, load
 from simvq_jax.api.packed import write_packed
+from simvq_jax.build import evaluated_at, read_evaluation
 from simvq_jax.data import images
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.data.views import Views
@@ -54,7 +55,12 @@ def pack(run: Path, out: Path, name: str, license: str = "") -> None:
     if license and not re.fullmatch(r"[a-z0-9.-]+", license):
         raise ValueError(f"--license={license!r} is no licence as the hub spells it: write one as apache-2.0.")
     tokenizer = load(run)
-    figures, origin = (_json(run / name) for name in ("evaluation.json", "conversion.json"))
+    figures, origin = read_evaluation(run), _json(run / "conversion.json")
+    if evaluated_at(figures) not in (None, tokenizer.step):
+        raise ValueError(
+            f"{run} was evaluated at step {evaluated_at(figures)} but is at step {tokenizer.step}: run python -m"
+            f" simvq_jax.evaluate --run={run} again, so that the card has figures of these weights."
+        )
     if figures:
         figures["data"] = _without_folders(figures["data"])
     with new_folder(out) as fresh:
@@ -62,6 +68,7 @@ def pack(run: Path, out: Path, name: str, license: str = "") -> None:
         for key, value in cli.flatten(tokenizer.config).items():
             if isinstance(value, str):
                 tokenizer.config.update_from_flattened_dict({key: _without_folders(value)})
+        tokenizer.config.data.data_dir = ""  # of this machine
         write_packed(tokenizer, fresh)
         for file, content in (("evaluation.json", figures), ("conversion.json", origin)):
             if content:

@@ -46,12 +46,18 @@ def write_report(run: Path, evaluation: Evaluation) -> Path:
 
     Raises FileNotFoundError for a missing run folder or config, ValueError for a run without metrics.
     """
-    metrics = read_metrics(run)
+    metrics = _logged(run)
     config = build.read_config(run)
     watch = CollapseWatch(config.quantizer, config.batch_size * build.tokens_an_example(config))
     path = run / "report.html"
     replace_text(path, _document(run, config.to_dict(), metrics, watch.look_back(metrics.numbers), evaluation))
     return path
+
+
+def _logged(run: Path) -> Metrics:
+    """What training logged: nothing of a tokenizer that was converted and not trained on."""
+    converted = (run / "conversion.json").exists() and not (run / "metrics.jsonl").exists()
+    return Metrics({}, {}, []) if converted else read_metrics(run)
 
 
 def _document(run: Path, config: dict[str, Any], metrics: Metrics, warnings: list[str], evaluation: Evaluation) -> str:
@@ -78,9 +84,10 @@ def _headline(config: dict[str, Any], metrics: Metrics, evaluation: Evaluation) 
             cells.append((label, pattern.format(values[name])))
     if "eval/codebook_perplexity" in values:
         cells.append(("perplexity / K", f"{values['eval/codebook_perplexity'] / size:.3f}"))
-    last = max(max(by_step) for by_step in metrics.numbers.values())
     cells += [("codes K", f"{size:,}"), ("dimensions d", f"{evaluation.codes.shape[1]:,}")]
-    cells.append(("steps", f"{last:,} of {config['steps']:,}"))
+    if metrics.numbers:
+        last = max(max(by_step) for by_step in metrics.numbers.values())
+        cells.append(("steps", f"{last:,} of {config['steps']:,}"))
     cells += _speed(config, metrics)
     return page.tiles(cells)
 
@@ -191,7 +198,7 @@ def _details(run: Path, config: dict[str, Any], evaluation: Evaluation) -> str:
 def main(run: str, data: str, **job) -> None:
     """Evaluate the run folder `run`, on the source `data` if one is given, and write its report."""
     folder = path_of(run)
-    read_metrics(folder)  # a wrong folder fails here, in a moment, not after a long evaluation
+    _logged(folder)  # a wrong folder fails here, in a moment, not after a long evaluation
     config = build.read_config(folder)
     with cluster.joined(build.build_timeouts(config), job):
         agreement.check_alike("the command", f"{run} {data} {config.to_dict()}")

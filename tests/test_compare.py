@@ -70,6 +70,24 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         compare.compare([tmp_path])
 
 
+def test_figures_of_other_weights_or_of_other_data_do_not_pass_for_those_of_these(runs):
+    first, second = (run / "evaluation.json" for run in runs)
+    figures = json.loads(first.read_text())
+    first.write_text(json.dumps(figures | {"provenance": {"limit": 8, "data_identity": "2 pictures, sha256 abcdef12"}}))
+    header, _, *rows = cells(compare.compare(runs))
+    assert [row[header.index("evaluated on")] for row in rows] == ["photos, 8 of it (abcdef)", "photos"]
+    (runs[1] / "checkpoints/4").mkdir(parents=True)
+    second.write_text(json.dumps(figures | {"provenance": {"step": 2}}))
+    with pytest.raises(ValueError, match=r"was evaluated at step 2 but is at step 4: run python -m simvq_jax.evaluate"):
+        compare.compare(runs)
+
+
+def test_a_converted_run_has_no_figures_of_training(runs):
+    (runs[1] / "metrics.jsonl").unlink()
+    header, _, *rows = cells(compare.compare(runs))
+    assert rows[1][header.index("in use, last 262,144")] == "-" and rows[1][header.index("PSNR (dB)")] == "21.46"
+
+
 def test_the_command_takes_runs_with_commas(runs, capsys):
     compare.main(f"{runs[0]},{runs[1]},")
     assert len(capsys.readouterr().out.splitlines()) == 4

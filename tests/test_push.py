@@ -65,6 +65,14 @@ def test_without_figures_data_and_licence_the_card_says_so(evaluated, tmp_path):
     assert "samples.png" not in text and not (tmp_path / "out/samples.png").exists()
 
 
+def test_figures_of_other_weights_are_not_published(evaluated, tmp_path):
+    run = shutil.copytree(evaluated, tmp_path / "run")
+    figures = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps(figures | {"provenance": {"step": 2}}))
+    with pytest.raises(ValueError, match=r"was evaluated at step 2 but is at step 4: run .*evaluate.* again"):
+        push.pack(run, tmp_path / "out", "me/tiny")
+
+
 def test_a_converted_tokenizer_names_its_source(evaluated, tmp_path):
     run = shutil.copytree(evaluated, tmp_path / "run")
     (run / "conversion.json").write_text(json.dumps({"checkpoint": "last.ckpt", "sha256": "ab12"}))

@@ -210,6 +210,13 @@ def test_a_run_without_metrics_is_one_sentence(run: Path, evaluation: Evaluation
         write_report(run, evaluation)
 
 
+def test_a_converted_tokenizer_has_a_report_without_curves(run: Path, evaluation: Evaluation):
+    (run / "metrics.jsonl").unlink()
+    (run / "conversion.json").write_text("{}")
+    text = write_report(run, evaluation).read_text()
+    assert "<h2>Curves</h2>" not in text and "<h2>Codebook</h2>" in text
+
+
 def test_a_missing_or_damaged_config_is_one_sentence(run: Path, evaluation: Evaluation):
     (run / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json is no readable JSON"):

@@ -112,6 +112,16 @@ def test_a_finished_sweep_starts_nothing(experiment, tmp_path, trained_run, monk
     assert "50.0%" in capsys.readouterr().out
 
 
+def test_a_run_that_was_evaluated_before_its_last_step_is_not_finished(experiment, tmp_path, trained_run):
+    file, folder = experiment(*TWO_RUNS), tmp_path / "runs/small"
+    finish(trained_run, folder)
+    run = sweep.planned_runs(file)[0]
+    assert sweep.is_finished(run, file, tmp_path / "runs")
+    figures = json.loads((folder / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps(figures | {"provenance": {"step": 2}}))
+    assert not sweep.is_finished(run, file, tmp_path / "runs")
+
+
 def test_a_folder_with_a_run_of_another_config_is_no_finished_run(experiment, tmp_path, trained_run):
     finish(trained_run, tmp_path / "runs/small", **{"quantizer.beta": 0.5})
     with pytest.raises(ValueError, match=r"another config \(quantizer.beta: 0.5 -> 0.25\)"):

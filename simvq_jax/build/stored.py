@@ -1,11 +1,11 @@
-"""The config of a run, read again."""
+"""What a run folder says of its run, read again: the config, and the figures of its evaluation."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
-from configs import common
 from simvq_jax import cli
 from simvq_jax.store import path_of
 
@@ -22,9 +22,20 @@ def read_config(run: Path) -> ml_collections.ConfigDict:
         stored = cli.flatten(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{path} is no readable JSON ({error}): restore it, or train into a new folder.") from error
-    config = common.get_config()
+    config = cli.default_config()
     unknown = sorted(stored.keys() - cli.flatten(config).keys())
     if unknown:
         raise ValueError(f"{path} has keys that this version does not know ({', '.join(unknown)}): use the older one.")
     config.update_from_flattened_dict(stored)
     return config
+
+
+def read_evaluation(run: Path) -> dict[str, Any]:
+    """What `evaluate` wrote into a run folder; {} where it did not."""
+    path = run / "evaluation.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def evaluated_at(evaluation: dict[str, Any]) -> int | None:
+    """The step whose weights were evaluated; None where that was not written down, or nothing was evaluated."""
+    return evaluation.get("provenance", {}).get("step")
