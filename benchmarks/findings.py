@@ -43,17 +43,20 @@ NAMES = {
 
 def more_codes(runs: list[Run]) -> str:
     """Says of methods with several seeds whether PSNR rises with K beyond their spread; "" where there are none."""
-    sentences = []
-    for method in sorted({method_of(run) for run in runs}):
+    rises: dict[tuple[int, int], dict[bool, list[str]]] = {}
+    for (method,), of in sorted(grouped(runs, lambda run: (method_of(run),)).items()):
         by_k: dict[int, list[float]] = {}
-        for run in runs:
-            if method_of(run) == method:
-                by_k.setdefault(run["codebook_size"], []).append(run["figures"]["eval/psnr"])
+        for run in of:
+            by_k.setdefault(run["codebook_size"], []).append(run["figures"]["eval/psnr"])
         seeded = sorted((k, values) for k, values in by_k.items() if len(values) > 1)
         for (k, before), (more, after) in itertools.pairwise(seeded):
-            rises = "rises beyond" if min(after) > max(before) else "does not rise beyond"
-            sentences.append(f"PSNR of {method} {rises} the spread of the seeds from K = {k:,} to {more:,}.")
-    return " ".join(sentences)
+            pair = rises.setdefault((k, more), {True: [], False: []})
+            pair[min(after) > max(before)].append(method)
+    return " ".join(
+        f"From K = {k:,} to {more:,}, PSNR rises beyond the spread of the seeds for {', '.join(which[True]) or 'none'},"
+        f" not for {', '.join(which[False]) or 'none'}."
+        for (k, more), which in sorted(rises.items())
+    )
 
 
 def better(runs: list[Run]) -> str:
