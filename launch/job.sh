@@ -7,8 +7,8 @@
 # PYTHON   interpreter to use; else that of launch/setup.sh
 # MISTAKE  file to be made where the status is 2, for a scheduler that tells of one status among those of many processes
 #
-# Exit status: 0, trained to the end and evaluated; 75, stopped before that, by SIGTERM, and to be started again; else
-# that of the mistake.
+# Exit status: 0, trained to the end and evaluated; 75, stopped before that, by SIGTERM, and to be started again; 130, by
+# Ctrl-C; else that of the mistake.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -30,9 +30,11 @@ fi
 
 # A signal for the job is for the training, which saves, or for the evaluation, which ends; the job is to go on later.
 child="" stopped=""
-trap 'stopped=1; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null || true' TERM
+pass_on() { [ -z "$child" ] || kill -TERM "$child" 2> /dev/null || true; }
+trap 'stopped=75; pass_on' TERM
+trap 'stopped=130; pass_on' INT  # the shell has a child in the background ignore the keyboard's own
 run() {
-  [ -z "$stopped" ] || exit 75
+  [ -z "$stopped" ] || exit "$stopped"
   "$PYTHON" "$@" &
   child=$!
   local status=0
@@ -41,7 +43,7 @@ run() {
     status=0
     wait "$child" || status=$?
   done
-  if [ -n "$stopped" ] && [ "$status" -ne 0 ] && [ "$status" -ne 2 ]; then status=75; fi
+  if [ -n "$stopped" ] && [ "$status" -ne 0 ] && [ "$status" -ne 2 ]; then status="$stopped"; fi
   return "$status"
 }
 

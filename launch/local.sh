@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 processes="${1:-}"
 case "$processes" in
-  '' | *[!0-9]* | 0)
+  '' | *[!0-9]* | 0*)
     echo "error: '$processes' is no number of processes: bash launch/local.sh PROCESSES --config=... --workdir=..." >&2
     exit 2
     ;;
@@ -23,6 +23,7 @@ workdir="run"
 for argument in "$@"; do
   case "$argument" in --workdir=*) workdir="${argument#--workdir=}" ;; esac
 done
+workdir="${workdir%/}"
 
 if [ -z "${PYTHON:-}" ]; then
   source launch/setup.sh ""

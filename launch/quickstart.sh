@@ -36,8 +36,14 @@ speech() {
 }
 
 case "${1:-pictures}" in
-  pictures) source launch/setup.sh "" && pictures ;;
-  speech) source launch/setup.sh audio && speech ;;
+  pictures)
+    source launch/setup.sh ""
+    pictures
+    ;;
+  speech)
+    source launch/setup.sh audio
+    speech
+    ;;
   *)
     echo "error: '$1' is no quickstart: give speech, or nothing for pictures." >&2
     exit 2

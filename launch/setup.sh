@@ -13,10 +13,22 @@ extra="${1:-}"
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="$root/.venv/bin/python"
 
+is_new_enough() {
+  command -v "$1" > /dev/null && "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+}
+
 find_base() {
   local candidate
-  for candidate in ${PYTHON_BASE:-} python3 python3.13 python3.12 python3.11 python; do
-    if command -v "$candidate" > /dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  if [ -n "${PYTHON_BASE:-}" ]; then
+    if is_new_enough "$PYTHON_BASE"; then
+      echo "$PYTHON_BASE"
+      return
+    fi
+    echo "error: PYTHON_BASE is '$PYTHON_BASE' but must be a Python of version 3.11 or newer: name one, or unset it." >&2
+    return 1
+  fi
+  for candidate in python3 python3.13 python3.12 python3.11 python; do
+    if is_new_enough "$candidate"; then
       echo "$candidate"
       return
     fi
@@ -27,7 +39,7 @@ find_base() {
 
 if [ -z "${ACCELERATOR:-}" ]; then
   base="$PYTHON"
-  [ -x "$base" ] || base="$(find_base)"
+  [ -x "$base" ] || base="$(find_base)" || exit 1  # said, for a caller may have switched -e off
   ACCELERATOR="$("$base" "$root/simvq_jax/accelerators.py")"
 fi
 case "$ACCELERATOR" in
@@ -44,7 +56,7 @@ wanted="$(cat "$root/requirements.txt" "$root/pyproject.toml" | cksum) $root"
 stamp="$root/.venv/installed${extra:+-$extra}"
 
 if [ ! -x "$PYTHON" ] || [ "$(cat "$stamp" 2> /dev/null)" != "$wanted" ]; then
-  base="$(find_base)"
+  base="$(find_base)" || exit 1
   echo "setup: installing into .venv (once; about a minute)" >&2
   if ! "$PYTHON" -m pip --version > /dev/null 2>&1; then  # absent, or left half made
     rm -rf "$root/.venv"
@@ -53,6 +65,9 @@ if [ ! -x "$PYTHON" ] || [ "$(cat "$stamp" 2> /dev/null)" != "$wanted" ]; then
       exit 1
     }
   fi
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}"
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}" || {
+    echo "error: pip could not install what $root/pyproject.toml names (above): mend that, and run this again." >&2
+    exit 1
+  }
   echo "$wanted" > "$stamp"
 fi

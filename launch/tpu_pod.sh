@@ -55,15 +55,16 @@ create() {
   say "$NAME is there"
 }
 
-# The commit that is checked out here, and its dependencies. git leaves out what is not committed, and says so.
+# The commit that is checked out here, and its dependencies. git leaves out what is not committed, and says so. What fails
+# ends it, though its caller has switched -e off: the workers may hold an older commit.
 install() {
   if [ -n "$(git status --porcelain)" ]; then
     say "changes that are not committed stay behind"
   fi
   local archive
   archive="$(mktemp --suffix=.tar.gz)"
-  git archive --format=tar.gz --output="$archive" HEAD
-  tpus tpu-vm scp "$archive" "$NAME:/tmp/simvq_jax.tar.gz" --worker=all
+  git archive --format=tar.gz --output="$archive" HEAD || return 1
+  tpus tpu-vm scp "$archive" "$NAME:/tmp/simvq_jax.tar.gz" --worker=all || return 1
   rm -f "$archive"
   on_all "mkdir -p ~/simvq_jax && tar -xzf /tmp/simvq_jax.tar.gz -C ~/simvq_jax && cd ~/simvq_jax && ACCELERATOR=tpu bash launch/setup.sh gcs"
 }
@@ -82,7 +83,11 @@ start() {
 }
 
 # Whether a worker has met a mistake, whose end worker 0 may have taken for a loss.
-met_a_mistake() { on_all 'cat ~/simvq_jax/job.status 2> /dev/null || true' | grep -qx 2; }
+met_a_mistake() {
+  local statuses  # all of them first: grep ends at the first match, and a worker may be out of reach
+  statuses="$(on_all 'cat ~/simvq_jax/job.status 2> /dev/null || true')" || true
+  grep -qx 2 <<< "$statuses"
+}
 
 # Training outlives the connection: it runs detached, and this waits for the status that it leaves behind. A worker that
 # answers but has neither a job nor a status has been started anew.

@@ -41,6 +41,7 @@ case "$*" in
   *describe*) [ -f "$STATE" ] && [ $((asked % 4)) -ne 0 ] && { cat "$STATE"; echo ACTIVE > "$STATE"; } || exit 1 ;;
   *create*) [ -f "$STATE.refused" ] && echo PROVISIONING > "$STATE" || { touch "$STATE.refused"; exit 1; } ;;
   *delete*) rm -f "$STATE" ;;
+  *scp*) [ ! -f "$STATE.unreachable" ] ;;
   *setsid*) ;;
   *"cat ~/simvq_jax/job.status"*) cat "$STATE.all" 2> /dev/null ;;
   *"cat job.status"*) head -n 1 "$STATUSES"; sed -i 1d "$STATUSES" ;;
@@ -189,11 +190,57 @@ def test_a_mistake_on_a_tpu_is_not_tried_again(cluster, tmp_path):
 def test_the_mistake_of_any_worker_is_heard(cluster, tmp_path):
     """Worker 0 sees it leave, and ends with 75."""
     env = cluster(gcloud=GCLOUD) | tpu(tmp_path, "running", "75")
-    (tmp_path / "state.all").write_text("75\n2\n75\n")
+    (tmp_path / "state.all").write_text("75\n2\n" + 100_000 * "75\n")  # more than a pipe holds
     status, said = run("tpu_pod.sh", "run", "--config=a", "--workdir=gs://bucket/run", env=env)
     assert status == 2 and "which another start would not mend" in said
     (shown,) = [call for call in (tmp_path / "calls").read_text().splitlines() if "job.log" in call and "tail" in call]
     assert "--worker=all" in shown
+
+
+def test_where_the_commit_cannot_be_brought_nothing_is_started(cluster, tmp_path):
+    """An older one may lie there."""
+    env = cluster(gcloud=GCLOUD) | tpu(tmp_path, "0") | {"TRIES": "3"}
+    (tmp_path / "state.unreachable").touch()
+    status, said = run("tpu_pod.sh", "run", "--config=a", "--workdir=gs://bucket/run", env=env)
+    assert status != 0, said
+    calls = (tmp_path / "calls").read_text()
+    assert " scp " in calls and "tar -xzf" not in calls and "setsid" not in calls
+
+
+# An interpreter that makes an environment of itself, whose pip fails.
+BROKEN = """
+case "$*" in
+  *"-m venv"*) mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python" ;;
+  *"pip install"*) echo "no network" >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """What a bare machine needs of this one to install."""
+    copy = tmp_path / "my checkout"
+    for name in ("launch/setup.sh", "launch/quickstart.sh", "simvq_jax/accelerators.py"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    for name in ("requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+def test_an_install_that_fails_ends_the_quickstart_and_is_tried_again(cluster, checkout):
+    env = cluster(python3=BROKEN) | {"ACCELERATOR": "none"}
+    for _ in range(2):
+        status, said = run(str(checkout / "launch/quickstart.sh"), env=env)
+        assert status == 1 and "no network" in said and "error: pip could not install" in said
+        assert "training SimVQ" not in said and not list((checkout / ".venv").glob("installed*"))
+
+
+def test_a_python_that_is_named_and_does_not_serve_is_told(cluster, checkout):
+    env = cluster(python3=BROKEN) | {"PYTHON_BASE": "/no such/python3", "ACCELERATOR": "none"}
+    status, said = run(str(checkout / "launch/quickstart.sh"), env=env)
+    assert status == 1 and said.count("\n") == 1
+    assert "error: PYTHON_BASE is '/no such/python3' but must be a Python of version 3.11 or newer" in said
 
 
 def test_a_job_that_runs_on_a_tpu_is_waited_for(cluster, tmp_path):
@@ -233,6 +280,7 @@ def test_a_worker_that_forgot_its_job_is_not_waited_for(cluster, tmp_path):
         ("gke/submit.sh", ["gpu", "--workdir=a"], {}, "IMAGE is not set"),
         ("gke/submit.sh", ["gpu"], {"IMAGE": "x"}, "--workdir=RUN is missing"),
         ("local.sh", ["two"], {}, "'two' is no number of processes"),
+        ("local.sh", ["00"], {}, "'00' is no number of processes"),
         ("job.sh", ["--config=a"], {}, "--workdir=RUN is missing"),
         ("slurm.sbatch", [], {"ROOT": "/tmp"}, "/tmp is no checkout of simvq_jax"),
     ],
