@@ -203,7 +203,7 @@ def text(explanation: Explanation, config, chip: Chip, utilization: float) -> st
         *(
             ["what is bfloat16 is counted as float32 below, for so a CPU sends it"]
             if config.dtype == "bfloat16"
-            else []
+            else [f"the estimate takes the chip's rate of bfloat16, which {config.dtype} does not reach"]
         ),
         "",
         f"{'collective':20} {'axes':14} {'arrays':>6} {'largest':>12} {'MB':>10} {'MB sent':>10}  for",

@@ -68,12 +68,8 @@ class Observer:
         self._progress.update(step, f"loss {row['train/loss']:.4f}  in use {row['train/codebook_utilization']:.1%}")
 
     def _log(self, step: int) -> None:
-        """Writes the means since the last row, over the steps that were not skipped, and what stands now."""
-        latest = self._window[-1]
-        means = {name: _finite_mean([row[name] for row in self._window if name in row]) for name in latest}
-        state_now = [name for name in latest if any(part in name for part in NO_MEANS)]
-        means |= {name: latest[name] for name in state_now}
-        del means["train/skipped_in_a_row"]
+        """Writes what the steps since the last row gave."""
+        means = means_of(self._window)
         elapsed = time.monotonic() - self._since
         means["train/examples_per_second"] = self._examples / max(elapsed, 1e-9)
         means["train/skipped_files"] = float(total_over_processes(self._skipped.count))
@@ -101,7 +97,7 @@ class Observer:
         self._writer.write_scalars(step, {k: v for k, v in result.metrics.items() if k not in CONSTANT})
         if result.singular_values.size:
             self._writer.write_histograms(step, {"eval/transform_singular_values": result.singular_values})
-        if is_first():  # another process may have had no pictures
+        if is_first() and len(result.originals):  # this process may have had none that can be read
             self._writer.write_images(step, {"eval/original_over_reconstruction": self._pairs(result)[..., :3]})
         self._writer.flush()  # an evaluation is made once; of steps, a resume makes those after the checkpoint again
         self._since += time.monotonic() - began  # throughput is that of training alone
@@ -124,6 +120,16 @@ class Observer:
             self._progress.note(
                 f"{self._skipped.count} unreadable file(s) were skipped: see {self._workdir / self._skipped.path.name}"
             )
+
+
+def means_of(window: list[dict[str, float]]) -> dict[str, float]:
+    """One row of several steps' figures: means over the steps that were not skipped, of NO_MEANS what stands now."""
+    latest = window[-1]
+    taken = [row for row in window if not row["train/skipped_in_a_row"]]
+    means = {name: _finite_mean([row[name] for row in taken if name in row]) for name in latest}
+    means |= {name: latest[name] for name in latest if any(part in name for part in NO_MEANS)}
+    del means["train/skipped_in_a_row"]
+    return means
 
 
 def _finite_mean(values: list[float]) -> float:

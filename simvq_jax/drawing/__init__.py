@@ -1,1 +1,1 @@
-"""Parts of the report page: SVG charts, pictures, HTML. Imports nothing from the project."""
+"""Parts of the report page: SVG charts, pictures, HTML. Of the project it imports `dsp` alone."""

@@ -23,7 +23,7 @@ class Chart(NamedTuple):
 
 
 CHARTS = (
-    Chart("Loss", "", ("train/loss", "eval/loss"), log=True),
+    Chart("Loss", "", ("train/loss",), log=True),
     Chart("Mel distance", "log-mel magnitudes", ("train/mel", "eval/mel_distance"), log=True),
     Chart("STOI", "1 = intelligible", ("eval/stoi",), include=(1.0,)),
     Chart("PESQ", "1 to 4.64", ("eval/pesq",)),

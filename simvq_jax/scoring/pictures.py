@@ -69,7 +69,8 @@ def _score(autoencoder, variables, nets, images, mask) -> Scored:
     if min(x.shape[1:3]) >= SSIM_WINDOW:
         figures["ssim"] = ssim(x, reconstruction, window=SSIM_WINDOW)
         figures["ssim_official"] = official_ssim(images, reconstruction)
-    figures |= {name: lpips(nets[name], x, reconstruction) for name in ("lpips", "lpips_alex") if name in nets}
+    with jax.default_matmul_precision("highest"):  # a figure is float32 on every device, as it is published
+        figures |= {name: lpips(nets[name], x, reconstruction) for name in ("lpips", "lpips_alex") if name in nets}
     variants = VARIANTS if "inception" in nets else ()
     inception = functools.partial(inception_features, nets.get("inception"))
     features = {name: (inception(x, name), inception(reconstruction, name)) for name in variants}
