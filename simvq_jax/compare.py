@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from simvq_jax import cli
-from simvq_jax.build import evaluated_at, read_config, read_evaluation
+from simvq_jax.build import read_config, read_evaluation
 from simvq_jax.drawing.curves import read_metrics
 from simvq_jax.store import path_of
 
@@ -51,16 +51,11 @@ def compare(runs: list[Path]) -> str:
 
 
 def _figures(run: Path) -> dict[str, Any]:
-    config, evaluation = read_config(run), read_evaluation(run)
+    steps = [int(folder.name) for folder in (run / "checkpoints").glob("*") if folder.name.isdecimal()]
+    config, evaluation = read_config(run), read_evaluation(run, max(steps, default=None))
     if not evaluation:
         raise FileNotFoundError(
             f"{run / 'evaluation.json'} does not exist: run python -m simvq_jax.evaluate --run={run} first."
-        )
-    steps = [int(folder.name) for folder in (run / "checkpoints").glob("*") if folder.name.isdecimal()]
-    if evaluated_at(evaluation) not in (None, max(steps, default=None)) and steps:
-        raise ValueError(
-            f"{run} was evaluated at step {evaluated_at(evaluation)} but is at step {max(steps)}: run python -m"
-            f" simvq_jax.evaluate --run={run} again."
         )
     trained = (run / "metrics.jsonl").exists()  # not where it was converted or packed
     numbers = read_metrics(run).numbers if trained else {}

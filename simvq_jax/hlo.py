@@ -8,8 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-BYTES = {"pred": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8, "f64": 8, "s8": 1, "u8": 1}
-BYTES |= {"c64": 8, "c128": 16}  # others 4
+BYTES = {  # others 4
+    **dict.fromkeys(("pred", "s8", "u8"), 1),
+    **dict.fromkeys(("bf16", "f16", "s16", "u16"), 2),
+    **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
+    "c128": 16,
+}
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*)$")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 CALLED = re.compile(r"(?:body|calls|to_apply)=%([^\s,)]+)")

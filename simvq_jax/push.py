@@ -18,7 +18,7 @@ from PIL import Image
 from simvq_jax import cli
 from simvq_jax.api import ImageTokenizer, SoundTokenizer, Tokenizer, hub, load
 from simvq_jax.api.packed import write_packed
-from simvq_jax.build import evaluated_at, read_evaluation
+from simvq_jax.build import read_conversion, read_evaluation
 from simvq_jax.data import images
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.data.views import Views
@@ -55,12 +55,7 @@ def pack(run: Path, out: Path, name: str, license: str = "") -> None:
     if license and not re.fullmatch(r"[a-z0-9.-]+", license):
         raise ValueError(f"--license={license!r} is no licence as the hub spells it: write one as apache-2.0.")
     tokenizer = load(run)
-    figures, origin = read_evaluation(run), _json(run / "conversion.json")
-    if evaluated_at(figures) not in (None, tokenizer.step):
-        raise ValueError(
-            f"{run} was evaluated at step {evaluated_at(figures)} but is at step {tokenizer.step}: run python -m"
-            f" simvq_jax.evaluate --run={run} again, so that the card has figures of these weights."
-        )
+    figures, origin = read_evaluation(run, tokenizer.step), read_conversion(run)
     if figures:
         figures["data"] = _without_folders(figures["data"])
     with new_folder(out) as fresh:
@@ -74,10 +69,6 @@ def pack(run: Path, out: Path, name: str, license: str = "") -> None:
             if content:
                 (fresh / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (fresh / "README.md").write_text(card(tokenizer, name, license, figures, origin, samples), encoding="utf-8")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _without_folders(text: str) -> str:

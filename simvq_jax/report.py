@@ -56,7 +56,7 @@ def write_report(run: Path, evaluation: Evaluation) -> Path:
 
 def _logged(run: Path) -> Metrics:
     """What training logged: nothing of a tokenizer that was converted and not trained on."""
-    converted = (run / "conversion.json").exists() and not (run / "metrics.jsonl").exists()
+    converted = build.read_conversion(run) and not (run / "metrics.jsonl").exists()
     return Metrics({}, {}, []) if converted else read_metrics(run)
 
 

@@ -105,7 +105,7 @@ def test_scripts_are_sound(script):
 def test_a_local_job_of_two_processes(tmp_path):
     env = os.environ | {"PYTHON": sys.executable, "DEVICES": "2"}
     env["XLA_FLAGS"] = env["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
-    status, said = run("local.sh", "2", *flags_of(**SHORT), f"--workdir={tmp_path / 'run'}", env=env, seconds=200)
+    status, said = run("local.sh", "2", *flags_of(**SHORT), f"--workdir={tmp_path / 'run'}/", env=env, seconds=200)
     assert status == 0, said
     assert "on 4 cpu device(s) of 2 processes" in said and is_whole(tmp_path / "run")
     assert "eval/psnr" in (tmp_path / "run.process0.log").read_text()
@@ -124,6 +124,20 @@ def test_a_preempted_job_ends_with_a_status_of_its_own(tmp_path):
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 75, said
     assert "stopped at step" in said and not (tmp_path / "run/evaluation.json").exists()
+
+
+def test_the_keyboard_ends_an_evaluation_too(cluster, tmp_path):
+    evaluation = 'trap "touch $STATE.ended; exit 143" TERM; touch "$STATE.begun"; sleep 20 > /dev/null 2>&1 & wait'
+    env = cluster(stand_in=f'case "$*" in *evaluate*) {evaluation} ;; esac') | {
+        "PYTHON": str(tmp_path / "bin/stand_in")
+    }
+    process = start("job.sh", "--config=a", f"--workdir={tmp_path / 'run'}", env=env)
+    while not (tmp_path / "state.begun").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130 and (tmp_path / "state.ended").exists()
 
 
 def slurm(tmp_path, **more: str) -> dict[str, str]:

@@ -212,7 +212,7 @@ def test_a_run_without_metrics_is_one_sentence(run: Path, evaluation: Evaluation
 
 def test_a_converted_tokenizer_has_a_report_without_curves(run: Path, evaluation: Evaluation):
     (run / "metrics.jsonl").unlink()
-    (run / "conversion.json").write_text("{}")
+    (run / "conversion.json").write_text('{"checkpoint": "last.ckpt"}')
     text = write_report(run, evaluation).read_text()
     assert "<h2>Curves</h2>" not in text and "<h2>Codebook</h2>" in text
 

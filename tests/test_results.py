@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks import record, results
+from benchmarks import findings, record, results
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,6 +18,15 @@ def test_the_page_and_its_pictures_are_those_of_the_committed_results(tmp_path, 
     assert [picture.name for picture in made] == sorted(picture.name for picture in (ROOT / pictures).iterdir())
     for picture in made:
         assert picture.read_text() == (ROOT / pictures / picture.name).read_text(), picture.name
+
+
+def test_of_three_seeds_their_own_spread_says_what_is_clearly_more():
+    def bar(mean):
+        return mean + 1.0
+
+    assert findings._clearly_more([3.0], [1.9], bar) and not findings._clearly_more([3.0], [2.1], bar)
+    assert findings._clearly_more([2.3, 2.4, 2.5], [2.0, 2.1, 2.2], bar)
+    assert not findings._clearly_more([2.1, 9.0, 9.0], [2.0, 2.1, 2.2], bar)
 
 
 def test_counts_are_recorded_whole_and_fractions_to_five_digits():

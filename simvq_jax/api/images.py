@@ -31,7 +31,7 @@ class ImageTokenizer(Tokenizer):
         return self._encode(self.variables, self._checked(x))[0]
 
     def encode(self, x) -> jax.Array:
-        """Indices: int32 (b, h / f, w / f). Raises ValueError unless both sides are multiples of f."""
+        """Indices: int32 (b, h / f, w / f). Raises ValueError unless sides are multiples of f, and floats finite."""
         return self._encode(self.variables, self._checked(x))[1]
 
     def decode(self, indices) -> jax.Array:
@@ -69,6 +69,7 @@ def _image_array(x):
         raise ValueError(f"images have shape {x.shape} but must be (batch, height, width, 3), none of them 0.")
     if x.dtype != np.uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"images are {x.dtype} but must be uint8, or floats in [-1, 1].")
-    if x.dtype != np.uint8 and not isinstance(x, jax.core.Tracer) and not jnp.isfinite(x).all():
+    numbers = jnp if isinstance(x, jax.Array) else np  # each where it lies
+    if x.dtype != np.uint8 and not isinstance(x, jax.core.Tracer) and not numbers.isfinite(x).all():
         raise ValueError("images have values that are not finite: mend or remove them.")
     return x

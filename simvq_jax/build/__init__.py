@@ -12,7 +12,7 @@ from simvq_jax.build.networks import (
     tokens_an_example,
 )
 from simvq_jax.build.quantizers import build_quantizer, seeded_codebook
-from simvq_jax.build.stored import evaluated_at, read_config, read_evaluation
+from simvq_jax.build.stored import evaluated_at, read_config, read_conversion, read_evaluation
 from simvq_jax.build.training import (
     build_loss_weights,
     build_objective,
@@ -46,6 +46,7 @@ __all__ = [
     "of_sound",
     "pixels_a_token",
     "read_config",
+    "read_conversion",
     "read_evaluation",
     "samples_a_token",
     "seeded_codebook",

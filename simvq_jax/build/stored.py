@@ -30,12 +30,29 @@ def read_config(run: Path) -> ml_collections.ConfigDict:
     return config
 
 
-def read_evaluation(run: Path) -> dict[str, Any]:
-    """What `evaluate` wrote into a run folder; {} where it did not."""
-    path = run / "evaluation.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def read_evaluation(run: Path, step: int | None = None) -> dict[str, Any]:
+    """What `evaluate` wrote into a run folder; {} where it did not.
+
+    step: of the run's weights; None = whatever they are. Raises ValueError where other weights were evaluated.
+    """
+    evaluation = _read_json(run / "evaluation.json")
+    if step is not None and evaluated_at(evaluation) not in (None, step):
+        raise ValueError(
+            f"{run} was evaluated at step {evaluated_at(evaluation)} but is at step {step}: run python -m"
+            f" simvq_jax.evaluate --run={run} again."
+        )
+    return evaluation
 
 
 def evaluated_at(evaluation: dict[str, Any]) -> int | None:
     """The step whose weights were evaluated; None where that was not written down, or nothing was evaluated."""
     return evaluation.get("provenance", {}).get("step")
+
+
+def read_conversion(run: Path) -> dict[str, Any]:
+    """What `convert` wrote of the file that it read; {} where a run was not converted."""
+    return _read_json(run / "conversion.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -59,6 +59,8 @@ class Views(NamedTuple):
         views = [View(image, 0, 0, height, width, False)] if self.crops == "whole" else self._crops(image)
         if self.flip or self.crops == "ten":
             views += [view._replace(image=images.flip(view.image), flipped=True) for view in views]
+        if self.crops != "whole":  # crops are of whole tokens
+            return views
         return [view._replace(image=self._filled_up(view.image)) for view in views]
 
     def _filled_up(self, image: np.ndarray) -> np.ndarray:

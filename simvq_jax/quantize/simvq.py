@@ -7,14 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from simvq_jax.quantize import region
-from simvq_jax.quantize.base import (
-    Affine,
-    Quantized,
-    apply_transform,
-    count_codes,
-    mean_and_variance,
-    told_apart,
-)
+from simvq_jax.quantize.base import Affine, Quantized, apply_transform, count_codes, mean_and_variance, told_apart
 from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features, of_tokens
 from simvq_jax.quantize.nearest import NearestCode
 from simvq_jax.search import nearest_allowed_code, take_codes
