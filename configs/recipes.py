@@ -31,6 +31,13 @@ def stable(config, transform_rate: float, warmup_fraction: float) -> None:
     config.schedule.warmup_fraction = warmup_fraction
 
 
+def restarting(config) -> None:
+    """Beside `stable`: rows of the basis whose codes tokens have long passed by are replaced by such as W maps near
+    tokens, and so may lie as far apart as those."""
+    config.quantizer.restart_after = 65_536
+    config.optimizer.spread_limit = 1.0
+
+
 def plain(config) -> None:
     """The quantizer as published, with the schedules as they are: torch's start, a loss over tokens, and W at the peak
     of the networks' rate, which it keeps where its schedule is constant."""

@@ -175,7 +175,13 @@ def _initializer(config, networks: Networks):
 
 
 def _trees(state: TrainState) -> Trees:
-    return Trees(state.generator.params, state.codebook, state.discriminator.params)
+    basis = getattr(state, _keeper_of_basis(state))["quantizer"]["basis"]
+    return Trees(state.generator.params, {"quantizer": {"basis": basis}}, state.discriminator.params)
+
+
+def _keeper_of_basis(state: TrainState) -> str:
+    """The field that has C: where codes restart, what training changes, else the constants."""
+    return "codebook_stats" if "basis" in state.codebook_stats["quantizer"] else "codebook"
 
 
 def _state(conversion: Conversion, averaged: bool) -> TrainState:
@@ -186,12 +192,14 @@ def _state(conversion: Conversion, averaged: bool) -> TrainState:
     trees = jax.tree.map(jnp.asarray, into_trees(official.weights, links))
     ema = into_trees({**official.weights, **official.average}, links).params if averaged else trees.params
     adversary = fresh.discriminator
+    keeper = _keeper_of_basis(fresh)
+    kept = getattr(fresh, keeper)
     return dataclasses.replace(
         fresh,
         generator=Player(trees.params, fresh.generator.opt_state),
         discriminator=Player(trees.discriminator or adversary.params, adversary.opt_state),
         ema=jax.tree.map(jnp.array, ema),
-        codebook=trees.codebook,
+        **{keeper: {**kept, "quantizer": {**kept["quantizer"], **trees.codebook["quantizer"]}}},
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from tiny import tiny_config
 
-from simvq_jax import build, load, train
+from simvq_jax import build, convert, load, train
 from simvq_jax.api import ImageTokenizer
 from simvq_jax.build.quantizers import QUANTIZERS
 from simvq_jax.drawing.curves import read_metrics
@@ -48,6 +48,24 @@ def test_codes_kept_among_the_statistics_train_resume_and_load(tmp_path):
     out = tokenizer.autoencoder.apply(tokenizer.variables, x / np.float32(127.5) - 1)
     np.testing.assert_array_equal(indices, out.quantized.indices)
     np.testing.assert_allclose(tokenizer.decode(indices), out.reconstruction, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_basis_whose_rows_are_replaced_trains_resumes_and_loads(tmp_path):
+    """And is converted like a frozen one."""
+    config = config_of("simvq", restart_after=16)
+    begun = train.train(config, tmp_path / "run", stop_at=1).codebook_stats["quantizer"]
+    state = train.train(config, tmp_path / "run")
+    basis = state.codebook_stats["quantizer"]["basis"]
+    assert np.any(basis != begun["basis"]) and np.all(np.isfinite(basis)) and not state.codebook
+    np.testing.assert_array_equal(load(tmp_path / "run").variables["codebook_stats"]["quantizer"]["basis"], basis)
+    convert.export(tmp_path / "run", tmp_path / "out.safetensors", "raw")
+    untold = {"model.norm_groups": config.model.norm_groups}  # by the file
+    restarting = {**untold, "quantizer.restart_after": 16}
+    convert.convert(tmp_path / "out.safetensors", tmp_path / "back", overrides=restarting)
+    np.testing.assert_array_equal(load(tmp_path / "back").variables["codebook_stats"]["quantizer"]["basis"], basis)
+    convert.convert(tmp_path / "out.safetensors", tmp_path / "frozen", overrides=untold)
+    np.testing.assert_array_equal(load(tmp_path / "frozen").variables["codebook"]["quantizer"]["basis"], basis)
 
 
 @pytest.mark.slow

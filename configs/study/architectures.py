@@ -14,12 +14,15 @@ def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
     vit = {f"model.{key}": photos_vit.get_config().model[key] for key in ("kind", "patch", "width", "depth", "heads")}
     add("vit_simvq", vit)
-    add("vit_simvq_paper", {**vit, **base.changes(recipes.paper, get_config(size))})
+    paper, restarting = (base.changes(recipe, get_config(size)) for recipe in (recipes.paper, recipes.restarting))
+    add("vit_simvq_restart", {**vit, **restarting})
+    add("vit_simvq_paper", {**vit, **paper})
     add("vit_vq", {**vit, "quantizer.kind": "vq"})
     add("cnn_simvq", {})
-    add("cnn_simvq_paper", base.changes(recipes.paper, get_config(size)))
+    add("cnn_simvq_paper", paper)
     add("cnn_vq", {"quantizer.kind": "vq"})
     stages = {"quantizer.codebook_size": 1024, "quantizer.stages": 4}
     add("residual_simvq", stages)
-    add("residual_simvq_paper", {**stages, **base.changes(recipes.paper, get_config(size))})
+    add("residual_simvq_restart", {**stages, **restarting})
+    add("residual_simvq_paper", {**stages, **paper})
     add("product_simvq", {**stages, "quantizer.compound": "product"})

@@ -1,6 +1,6 @@
-"""Study: the quickstart at full length by codebook size, with this project's recipe, the same with C trained as well or
-with an MLP for W, the paper's recipe, vanilla VQ, and VQ with k-means and restarts, the best rival; and four residual
-stages.
+"""Study: the quickstart at full length by codebook size, with this project's recipe, the same with rows of C that
+restart, with C trained as well or with an MLP for W, the paper's recipe, vanilla VQ, and VQ with k-means and restarts,
+the best rival; and four residual stages.
 
     python launch/sweep.py --config=configs/study/headline.py --workdir=runs/study/headline
 or  python -m simvq_jax.train --config=configs/study/headline.py --workdir=runs/study/one
@@ -25,15 +25,18 @@ def get_config():
 
 def sweep(add):
     """`add(name, changes)` for each run."""
-    paper = base.changes(recipes.paper, get_config())
+    paper, restarting = (base.changes(recipe, get_config()) for recipe in (recipes.paper, recipes.restarting))
     rival = {f"quantizer.{key}": value for key, value in METHODS["vq_kmeans_restart"].items()}
     for k in SIZES:
         size = {"quantizer.codebook_size": k}
         for seed in SEEDS:
             add(f"simvq_{k}_seed{seed}", {**size, "seed": seed})
+            add(f"simvq_restart_{k}_seed{seed}", {**size, **restarting, "seed": seed})
             add(f"simvq_trained_{k}_seed{seed}", {**size, "quantizer.trainable_basis": True, "seed": seed})
             add(f"simvq_paper_{k}_seed{seed}", {**size, **paper, "seed": seed})
             add(f"vq_{k}_seed{seed}", {**size, "quantizer.kind": "vq", "seed": seed})
             add(f"vq_kmeans_restart_{k}_seed{seed}", {**size, **rival, "seed": seed})
         add(f"simvq_mlp_{k}_seed0", {**size, "quantizer.hidden": METHODS["simvq_mlp"]["hidden"], "seed": 0})
-    add("residual_simvq_1024_seed0", {"quantizer.codebook_size": 1024, "quantizer.stages": 4, "seed": 0})
+    residual = {"quantizer.codebook_size": 1024, "quantizer.stages": 4, "seed": 0}
+    add("residual_simvq_1024_seed0", residual)
+    add("residual_simvq_restart_1024_seed0", {**residual, **restarting})

@@ -3,9 +3,9 @@
     python launch/sweep.py --config=configs/study/methods.py:reduced --workdir=runs/study/methods
 or  python -m simvq_jax.train --config=configs/study/methods.py:reduced --workdir=runs/study/one
 
-Only the quantizer differs, and for SimVQ the recipe: this project's; "plain", the quantizer as published; and the
-paper's, which has another schedule for the networks too. Others are set as their papers have them where that fits.
-vqgan_lc needs its features first, of a trained tokenizer of FEATURE_DIM dimensions:
+Only the quantizer differs, and for SimVQ the recipe: this project's; the same with rows of C restarting; "plain", the
+quantizer as published; and the paper's, which has another schedule for the networks too. Others are set as their papers
+have them where that fits. vqgan_lc needs its features first, of a trained tokenizer of FEATURE_DIM dimensions:
 
     bash launch/quickstart.sh && python -m benchmarks.features --run=runs/quickstart --out=runs/study/features
 """
@@ -37,10 +37,11 @@ get_config = base.get_config
 
 def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
-    plain, paper = (base.changes(recipe, get_config(size)) for recipe in (recipes.plain, recipes.paper))
+    recipe_of = {"simvq_plain": recipes.plain, "simvq_paper": recipes.paper, "simvq_restart": recipes.restarting}
+    changes_of = {name: base.changes(recipe, get_config(size)) for name, recipe in recipe_of.items()}
     for k in base.CODEBOOK_SIZES[size]:
         features = {"quantizer.basis_file": f"runs/study/features_{k}.npy", "quantizer.basis_dim": FEATURE_DIM}
-        of_simvq = {"simvq_plain": plain, "simvq_paper": paper, "vqgan_lc": plain | features}
+        of_simvq = {**changes_of, "vqgan_lc": changes_of["simvq_plain"] | features}
         for name, changes in {**_methods(k), **of_simvq}.items():
             for seed in SEEDS[size] if name in HEADLINE else SEEDS[size][:1]:
                 add(f"{name}_{k}_seed{seed}", {"quantizer.codebook_size": k, "seed": seed, **changes})

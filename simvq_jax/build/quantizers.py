@@ -70,8 +70,9 @@ def _nearest(module, fields: dict[str, str]):
 
 
 def _simvq(quantizer, dtype):
-    fields = ("basis_init", "basis_dtype", "trainable_basis", "use_bias", "hidden", "start_centred")
-    build = _nearest(SimVQ, {name: name for name in (*fields, "codebook_loss", "activity_share", "region_sources")})
+    of_basis = ("basis_init", "basis_dtype", "trainable_basis", "use_bias", "hidden", "start_centred")
+    of_use = ("restart_after", "codebook_loss", "activity_share", "region_sources")
+    build = _nearest(SimVQ, {name: name for name in (*of_basis, *of_use)})
     return build(quantizer, dtype).clone(
         basis_dim=quantizer.basis_dim or None,
         basis_seed=None if quantizer.basis_seed < 0 else quantizer.basis_seed,

@@ -1,5 +1,5 @@
-"""Rows for a codebook: random, from a key or from a seed alone, the same numbers on every platform; or of given tokens,
-or of a file."""
+"""Rows for a codebook: random, from a key or from a seed alone, the same numbers on every platform; of given tokens,
+as they are or as a transform maps rows; or of a file."""
 
 import functools
 import statistics
@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simvq_jax.quantize.base import mean_and_variance, told_apart
+from simvq_jax.quantize.base import HIGHEST, mean_and_variance, told_apart
 from simvq_jax.quantize.kmeans import apart_tokens
 
 INITS = ("normal", "uniform", "tokens")
 LEVELS = 2**16  # different values that a seeded basis has
+RIDGE = 0.1  # of rows that are fitted to tokens: .003 and .01 left fewer codes in use on held-out pictures, .3 as many
 
 
 def draw(key, shape, init: str):
@@ -35,6 +36,20 @@ def of_tokens(key, tokens, weight, count: int):
     centre, variance = mean_and_variance(rows, every)
     scaled = (rows - centre[None]) * jax.lax.rsqrt(variance * rows.shape[1])
     return jnp.where(told_apart(variance, rows, every), scaled, draw(normal_key, rows.shape, "normal"))
+
+
+def rows_near(tokens, transform):
+    """Rows c, (n, basis_dim), that W and b map near tokens (n, d): the least ||c W + b - token||^2 + r ||c||^2.
+
+    r is RIDGE times W's mean squared singular value: a row that is exact in directions which W hardly has would be so
+    long that W's next steps threw its code out of the tokens, and shorter ones stay on the near side of them.
+    """
+    kernel, bias = transform
+    gram = jnp.dot(kernel, kernel.T, precision=HIGHEST)
+    ridge = jnp.maximum(RIDGE * jnp.trace(gram) / len(gram), 1e-30)  # of a W that is 0, rows are 0
+    factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(len(gram)))
+    gap = tokens if bias is None else tokens - bias[None]
+    return jax.scipy.linalg.cho_solve(factor, jnp.dot(kernel, gap.T, precision=HIGHEST)).T
 
 
 def draw_from_seed(seed: int, shape, init: str):

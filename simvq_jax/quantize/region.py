@@ -1,9 +1,7 @@
-"""Of the region loss of SimVQ: tokens drawn as targets, codes out of use to be pulled, and which goes to which."""
+"""Of the region loss of SimVQ: tokens drawn as targets, and which is nearest to a code."""
 
 import jax
 import jax.numpy as jnp
-
-from simvq_jax.search import codebook_shards
 
 
 def one_of_each_run(key, tokens, weight, count: int):
@@ -18,23 +16,6 @@ def one_of_each_run(key, tokens, weight, count: int):
     pick = jax.random.randint(key, (runs, 1), 0, run)
     sources = jnp.take_along_axis(tokens.reshape(runs, run, -1), pick[..., None], axis=1)[:, 0]
     return sources, jnp.take_along_axis(weight.reshape(runs, run), pick, axis=1)[:, 0]
-
-
-def idle_codes(key, unused, size: int):
-    """Up to `size` codes out of use, from a random one on: int32 (n,), and which of them are: bool (n,).
-
-    unused: bool (K,). They are neighbours in the codebook, whose order means nothing where codes are drawn alike. A
-    codebook of up to `size` codes is given whole, in order.
-    """
-    k = unused.shape[0]
-    if k <= size:
-        return jnp.arange(k, dtype=jnp.int32), unused
-    size = -(-size // codebook_shards()) * codebook_shards()
-    total, before = jnp.sum(unused, dtype=jnp.int32), jnp.cumsum(unused, dtype=jnp.int32) - unused
-    first = before[jax.random.randint(key, (), 0, k)]
-    place = jnp.where(unused, (before - first) % jnp.maximum(total, 1), size)
-    idle = jnp.zeros((size,), jnp.int32).at[place].set(jnp.arange(k, dtype=jnp.int32), mode="drop")
-    return idle, jnp.arange(size) < total
 
 
 def nearest_source(codes, sources, weight):

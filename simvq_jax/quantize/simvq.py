@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from simvq_jax.quantize import region
 from simvq_jax.quantize.base import Affine, Quantized, apply_transform, count_codes, mean_and_variance, told_apart
-from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features, of_tokens
-from simvq_jax.quantize.nearest import NearestCode
+from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features, of_tokens, rows_near
+from simvq_jax.quantize.idle import RestartedCodes, idle_codes
 from simvq_jax.search import nearest_allowed_code, take_codes
 
 START_TOKENS = 4096  # enough for their mean and spread
@@ -17,13 +17,14 @@ SPREAD_CODES = 4096  # likewise
 REGION_CODES = 8192  # out of use, that a step may pull: more would cost as much as the search itself
 
 
-class SimVQ(NearestCode):
+class SimVQ(RestartedCodes):
     """Zhu et al., "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer" (2411.02038).
 
     The effective codebook is Q = C W + b. C: (K, basis_dim) is drawn once and frozen (collection `codebook`,
     `codebook/basis`), W and b are trained (`params/transform/{kernel,bias}`).
 
-    Contract and fields as in `NearestCode`, and:
+    Contract and fields as in `RestartedCodes`, by which a code restarts where its row of C is replaced by one that W
+    maps near a token (our own addition); C then is what training changes, `codebook_stats/basis`. And:
         basis_dim: columns of C; None means `dim`.
         use_bias: whether b exists.
         hidden: 0 for the paper's linear layer; else the transform is an MLP with one hidden layer of this width,
@@ -80,7 +81,8 @@ class SimVQ(NearestCode):
         if self.trainable_basis:
             self.basis = self.param("basis", lambda key: draw(key, self.basis_shape, self.basis_init))
         else:
-            self.frozen_basis = self.variable("codebook", "basis", self._frozen_basis)
+            changes = "codebook_stats" if self.restart_after else "codebook"
+            self.frozen_basis = self.variable(changes, "basis", self._frozen_basis)
         if self.start_scale is not None and not 0 < self.start_scale < math.inf:
             raise ValueError(f"start_scale is {self.start_scale} but must be above 0 and finite, or None.")
         if self.hidden < 0:
@@ -134,6 +136,12 @@ class SimVQ(NearestCode):
             )
         if self.basis_init == "tokens":
             self._check_tokens_basis()
+        if self.restart_after and (self.trainable_basis or self.basis_seed is not None or self.hidden):
+            raise ValueError(
+                f"restart_after is {self.restart_after} but trainable_basis {self.trainable_basis}, basis_seed"
+                f" {self.basis_seed}, hidden {self.hidden}: a row that is replaced is in no optimiser, is not what a"
+                " seed gives, and is found through a linear layer, so set those to False, None and 0."
+            )
         if self.trainable_basis and (self.basis_dtype != "float32" or self.basis_seed is not None):
             raise ValueError(
                 f"trainable_basis has basis_dtype {self.basis_dtype!r} and basis_seed {self.basis_seed} but needs"
@@ -155,7 +163,15 @@ class SimVQ(NearestCode):
         out = super().quantize(tokens, weight, train)
         if train and not self.is_initializing():
             self.spread_ratio.value = jax.lax.stop_gradient(self._spread_ratio(tokens, weight))
+            if self.restart_after:
+                flat = jax.lax.stop_gradient(tokens).reshape(-1, self.dim)
+                self._restart(*self.restarts(flat, out.indices.reshape(-1), weight.reshape(-1)))
         return out
+
+    def _restart(self, codes, tokens):
+        """Replaces rows of C, int (n,), so that W maps them near tokens (n, d)."""
+        rows = rows_near(tokens, jax.lax.stop_gradient(self.transform.weights())).astype(self.basis_dtype)
+        self.frozen_basis.value = self.frozen_basis.value.at[codes].set(rows, mode="drop")
 
     def _start(self, tokens, weight):
         """What `init` takes from its tokens: (N, d), weight: (N,), 1 = counts."""
@@ -263,6 +279,6 @@ class SimVQ(NearestCode):
         return jnp.sum(pulled * jnp.sum(gap * gap, axis=-1)) / self.dim, jnp.sum(pulled)
 
     def _idle_codes(self, size: int):
-        """Up to `size` codes out of use, as `region.idle_codes` draws them."""
+        """Up to `size` codes out of use, as `idle_codes` draws them."""
         unused = self.usage.value < self.activity_share * jnp.mean(self.usage.value)
-        return region.idle_codes(self.make_rng("quantizer"), unused, size)
+        return idle_codes(self.make_rng("quantizer"), unused, size)

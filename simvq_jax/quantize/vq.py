@@ -5,37 +5,27 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import NEVER, Affine, Quantized, count_codes, counted_tokens
-from simvq_jax.quantize.kmeans import kmeans, random_tokens
+from simvq_jax.quantize.base import Affine, Quantized, count_codes, counted_tokens
+from simvq_jax.quantize.idle import RestartedCodes
+from simvq_jax.quantize.kmeans import kmeans
 from simvq_jax.quantize.nearest import NearestCode
+from simvq_jax.search import take_codes
 
 KMEANS = "kmeans"
 
 
-class _FreeCodes(NearestCode):
-    """What VQ and EMAVQ share: how codes start, and that codes out of use are moved.
+class _FreeCodes(RestartedCodes):
+    """What VQ and EMAVQ share: how codes start, and when they follow tokens without a gradient.
 
-    Fields:
+    Fields as in `RestartedCodes`, and:
         codebook_init: as in `draw_rows`, or "kmeans" of the tokens that `init` is given.
-        restart_after: tokens of training that pass a code by before it is moved to a random one of the batch (Jukebox,
-            2005.00341, section 3.1); 0 = never. In training that needs `rngs={"quantizer": key}`.
     """
 
     codebook_init: str = "uniform"
-    restart_after: int = 0
 
     @property
     def start_tokens(self) -> int:
         return 4 * self.codebook_size if self.codebook_init == KMEANS else 0
-
-    def make_stats(self):
-        """Also declares `waiting`: int32 (K,), tokens since a code was last selected or moved."""
-        if self.restart_after < 0:
-            raise ValueError(f"restart_after is {self.restart_after} but must be at least 0.")
-        super().make_stats()
-        if self.restart_after and self.is_mutable_collection("codebook_stats"):
-            shape = (self.codebook_size,)
-            self.waiting = self.variable("codebook_stats", "waiting", lambda: jnp.zeros(shape, jnp.int32))
 
     def start_at(self, rows) -> None:
         raise NotImplementedError("a quantizer of free codes defines start_at(rows)")
@@ -51,18 +41,6 @@ class _FreeCodes(NearestCode):
 
     def follow(self, tokens, indices, weight) -> None:
         """What changes without a gradient. tokens: (N, d), indices: (N,), weight: (N,)."""
-
-    def restarts(self, tokens, indices, weight):
-        """Which codes are moved, bool (K,), and where to, (K, d): no more than there are tokens, each to its own."""
-        counts = count_codes(indices, weight, self.codebook_size)
-        waiting = jnp.where(counts > 0, 0, self.waiting.value + jnp.sum(weight).astype(jnp.int32))
-        waiting = jnp.minimum(waiting, NEVER)
-        dead = waiting >= self.restart_after
-        place = jnp.cumsum(dead) - 1
-        moved = dead & (place < jnp.sum(weight > 0))
-        self.waiting.value = jnp.where(moved, 0, waiting)
-        drawn = random_tokens(self.make_rng("quantizer"), tokens, weight, self.codebook_size)
-        return moved, drawn[jnp.maximum(place, 0)]
 
 
 class VQ(_FreeCodes):
@@ -90,9 +68,9 @@ class VQ(_FreeCodes):
 
     def follow(self, tokens, indices, weight) -> None:
         if self.restart_after:
-            moved, to = self.restarts(tokens, indices, weight)
+            codes, to = self.restarts(tokens, indices, weight)
             rows: jax.Array = jax.lax.stop_gradient(self.get_variable("params", "codebook"))
-            self.moved.value = jnp.where(moved[:, None], to - rows, self.moved.value)
+            self.moved.value = self.moved.value.at[codes].set(to - take_codes(rows, codes), mode="drop")
 
 
 class EMAVQ(_FreeCodes):
@@ -140,9 +118,9 @@ class EMAVQ(_FreeCodes):
         smoothed = (sizes + self.smoothing) / (total + self.codebook_size * self.smoothing) * total
         rows = sums / smoothed[:, None]
         if self.restart_after:
-            moved, to = self.restarts(tokens, indices, weight)
-            rows, sums = (jnp.where(moved[:, None], to, a) for a in (rows, sums))
-            sizes = jnp.where(moved, 1.0, sizes)
+            codes, to = self.restarts(tokens, indices, weight)
+            rows, sums = (a.at[codes].set(to, mode="drop") for a in (rows, sums))
+            sizes = sizes.at[codes].set(1.0, mode="drop")
         self.rows.value, self.sums.value, self.sizes.value = rows, sums, sizes
 
 

@@ -11,7 +11,7 @@ import pytest
 from small_simvq import D, apply, make, tokens, trained, with_params
 
 from simvq_jax.mesh import batch_sharding, make_mesh
-from simvq_jax.quantize import SimVQ, region, simvq
+from simvq_jax.quantize import SimVQ, simvq
 
 
 @pytest.fixture
@@ -177,17 +177,3 @@ def test_a_far_code_is_pulled_to_the_nearest_token_though_no_token_is_nearest_to
     out, _ = trained(module, variables, z, mask=mask)
     selected, nearest_idle, to_nearest = (1 + 4) / 2, (81 + 64) / 2, (64, 18**2)
     np.testing.assert_allclose(out.losses["codebook"], (selected + nearest_idle + sum(to_nearest)) / 4, rtol=1e-6)
-
-
-@pytest.mark.parametrize("unused", [[], [3], [0, 19], list(range(5, 17)), list(range(19))])
-def test_a_step_pulls_a_random_few_of_many_codes_out_of_use(unused):
-    """Every one of them where they are few; each in turn over many steps; never one that is in use."""
-    out_of_use = jnp.zeros(20, bool).at[jnp.array(unused, int)].set(True)
-    seen = []
-    for key in jax.random.split(jax.random.key(0), 40):
-        idle, is_idle = (np.asarray(a) for a in region.idle_codes(key, out_of_use, 6))
-        assert idle.shape == is_idle.shape == (6,)
-        drawn = idle[is_idle].tolist()
-        assert len(set(drawn)) == len(drawn) == min(len(unused), 6)
-        seen += drawn
-    assert set(seen) == set(unused)

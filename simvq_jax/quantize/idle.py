@@ -1,0 +1,70 @@
+"""Codes out of use: some of them drawn, and those that tokens have long passed by moved to tokens."""
+
+import jax
+import jax.numpy as jnp
+
+from simvq_jax.quantize.base import NEVER, count_codes
+from simvq_jax.quantize.kmeans import random_tokens
+from simvq_jax.quantize.nearest import NearestCode
+from simvq_jax.search import codebook_shards
+
+MOVES = 8192  # codes that a step may move, so that no array is as long as a large codebook
+
+
+class RestartedCodes(NearestCode):
+    """Base of quantizers whose codes may start anew where tokens are.
+
+    Contract and fields as in `NearestCode`, and:
+        restart_after: tokens of training that pass a code by before it is moved to a random one of the batch (Jukebox,
+            2005.00341, section 3.1), MOVES codes a step at most; 0 = never. In training that needs
+            `rngs={"quantizer": key}`.
+
+    `codebook_stats` then also has `waiting`, int32 (K,), tokens since a code was last selected or moved. A move does
+    not count as being selected, so it leaves `age` and `usage` alone.
+    """
+
+    restart_after: int = 0
+
+    def check_fields(self):
+        super().check_fields()
+        if self.restart_after < 0:
+            raise ValueError(f"restart_after is {self.restart_after} but must be at least 0.")
+
+    def make_stats(self):
+        super().make_stats()
+        if self.restart_after and self.is_mutable_collection("codebook_stats"):
+            shape = (self.codebook_size,)
+            self.waiting = self.variable("codebook_stats", "waiting", lambda: jnp.zeros(shape, jnp.int32))
+
+    def restarts(self, tokens, indices, weight):
+        """Codes to move, int32 (n,), K where there is none, and where to, float32 (n, d): each to a token of its own.
+
+        tokens: (N, d), without a gradient; indices: int32 (N,), of this step; weight: (N,), 1 = counts.
+        """
+        counts = count_codes(indices, weight, self.codebook_size)
+        waiting = jnp.where(counts > 0, 0, self.waiting.value + jnp.sum(weight).astype(jnp.int32))
+        waiting = jnp.minimum(waiting, NEVER)
+        idle, is_idle = idle_codes(self.make_rng("quantizer"), waiting >= self.restart_after, MOVES)
+        place = jnp.cumsum(is_idle) - 1
+        moved = is_idle & (place < jnp.sum(weight > 0))
+        codes = jnp.where(moved, idle, self.codebook_size)
+        self.waiting.value = waiting.at[codes].set(0, mode="drop")
+        drawn = random_tokens(self.make_rng("quantizer"), tokens, weight, len(idle))
+        return codes, drawn[jnp.maximum(place, 0)]
+
+
+def idle_codes(key, unused, size: int):
+    """Up to `size` codes out of use, from a random one on: int32 (n,), and which of them are: bool (n,).
+
+    unused: bool (K,). They are neighbours in the codebook, whose order means nothing where codes are drawn alike. A
+    codebook of up to `size` codes is given whole, in order.
+    """
+    k = unused.shape[0]
+    if k <= size:
+        return jnp.arange(k, dtype=jnp.int32), unused
+    size = -(-size // codebook_shards()) * codebook_shards()
+    total, before = jnp.sum(unused, dtype=jnp.int32), jnp.cumsum(unused, dtype=jnp.int32) - unused
+    first = before[jax.random.randint(key, (), 0, k)]
+    place = jnp.where(unused, (before - first) % jnp.maximum(total, 1), size)
+    idle = jnp.zeros((size,), jnp.int32).at[place].set(jnp.arange(k, dtype=jnp.int32), mode="drop")
+    return idle, jnp.arange(size) < total
