@@ -8,7 +8,7 @@ or  python -m simvq_jax.train --config=configs/quickstart.py --workdir=runs/quic
 Needs two CPU cores and 2 GB of memory; SimVQ took 7m 35s on two shared cores on 2026-11-26, 10m 22s a day later.
 
 Expect, over 262,144 held-out tokens: SimVQ 98.4% of the codes in use and 28.29 dB, vanilla VQ 0.5% and 26.33 dB
-(2026-11-27, one run each; seeds differ by 12 points and 1 dB). docs/NOTES.md has the recipes that were tried.
+(2026-11-27, one run each; seeds differ by 12 points and 1 dB). docs/EXPERIMENTS.md has the recipes that were tried.
 """
 
 from configs import common, recipes

@@ -10,7 +10,7 @@ Needs two CPU cores. The discriminators, which cost more than the rest, take par
 Expect, on the 17 held-out recordings (sentences and voices that training never heard): mel distance 0.65 and STOI .85,
 on eight of them 0.67 and .85 where the start has 2.03 and .40, and 99% of the codes in use (two cores, a clean clone,
 one run, 2026-11-27: 13.7 minutes of training, 16 with installation, evaluation and report). Training's own mel loss
-ends at 0.50. docs/NOTES.md has what was tried.
+ends at 0.50. docs/EXPERIMENTS.md has what was tried.
 """
 
 from configs import common, recipes

@@ -19,7 +19,7 @@ class MomentVQ(NearestCode):
 
     Q = C W + b with b the running mean of the tokens and W = sqrt(d) L^T, L L^T their running covariance: as C is
     N(0, 1/d), the codes are spread as the tokens are, whatever their scale, from the first step on. Nothing of the
-    codebook is trained, and the loss is the commitment alone. Of this project; docs/NOTES.md has what it gave.
+    codebook is trained, and the loss is the commitment alone. Of this project; docs/RESULTS.md has what it gives.
 
     Contract and fields as in `NearestCode` (`legacy` has no meaning), and `decay`: of the running moments.
     Collections: `codebook/basis` (K, d); `codebook_stats` also holds `mean` (d,), `covariance` (d, d) and `mass` (),
