@@ -82,7 +82,7 @@ class SimVQ(RestartedCodes):
             self.basis = self.param("basis", lambda key: draw(key, self.basis_shape, self.basis_init))
         else:
             changes = "codebook_stats" if self.restart_after else "codebook"
-            self.frozen_basis = self.variable(changes, "basis", self._frozen_basis)
+            self.stored_basis = self.variable(changes, "basis", self._first_basis)
         if self.start_scale is not None and not 0 < self.start_scale < math.inf:
             raise ValueError(f"start_scale is {self.start_scale} but must be above 0 and finite, or None.")
         if self.hidden < 0:
@@ -114,7 +114,7 @@ class SimVQ(RestartedCodes):
             self._check_tokens_basis()
         return draw_from_seed(self.basis_seed, self.basis_shape, self.basis_init).astype(self.basis_dtype)
 
-    def _frozen_basis(self):
+    def _first_basis(self):
         if self.basis_file is not None:
             return features(self.basis_file, self.basis_shape).astype(self.basis_dtype)
         if self.basis_seed is not None:
@@ -171,13 +171,13 @@ class SimVQ(RestartedCodes):
     def _restart(self, codes, tokens):
         """Replaces rows of C, int (n,), so that W maps them near tokens (n, d)."""
         rows = rows_near(tokens, jax.lax.stop_gradient(self.transform.weights())).astype(self.basis_dtype)
-        self.frozen_basis.value = self.frozen_basis.value.at[codes].set(rows, mode="drop")
+        self.stored_basis.value = self.stored_basis.value.at[codes].set(rows, mode="drop")
 
     def _start(self, tokens, weight):
         """What `init` takes from its tokens: (N, d), weight: (N,), 1 = counts."""
         if self.basis_init == "tokens" and len(tokens):
             rows = of_tokens(self.make_rng("params"), tokens, weight, self.codebook_size)
-            self.frozen_basis.value = rows.astype(self.basis_dtype)
+            self.stored_basis.value = rows.astype(self.basis_dtype)
         if self.start_scale is not None:
             self._match(tokens, weight, self.start_scale)
 
@@ -214,7 +214,7 @@ class SimVQ(RestartedCodes):
         return self.transform(self._features(take_codes(self._rows(), indices)).astype(jnp.float32))
 
     def _rows(self):
-        return self.basis if self.trainable_basis else self.frozen_basis.value
+        return self.basis if self.trainable_basis else self.stored_basis.value
 
     def _features(self, rows):
         """What the last, linear layer takes: (..., basis_dim) -> (..., hidden or basis_dim)."""

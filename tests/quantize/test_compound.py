@@ -54,7 +54,13 @@ def test_each_stage_quantizes_what_is_left():
 
 
 @pytest.mark.parametrize(
-    "stage", [EMAVQ(16, D, decay=0.1), VQ(16, D, codebook_init="normal", restart_after=1), SimVQ(16, D)]
+    "stage",
+    [
+        EMAVQ(16, D, decay=0.1),
+        VQ(16, D, codebook_init="normal", restart_after=1),
+        SimVQ(16, D),
+        SimVQ(16, D, restart_after=1),
+    ],
 )
 def test_a_training_step_leaves_what_the_codes_were_not_what_they_become(stage):
     module, variables = made(ResidualQuantizer((stage, stage.clone())))
