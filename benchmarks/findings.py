@@ -25,7 +25,10 @@ NOISE = (
 )
 NAMES = {
     "simvq": "this project's recipe, the default of its configs (`configs/recipes.py`)",
-    "simvq_restart": "simvq, rows of C whose codes are long out of use replaced by such as W maps near tokens",
+    "simvq_restart": (
+        "simvq, rows of C whose codes are long out of use replaced by such as W maps near tokens; codes may spread as"
+        " far as tokens, not .9 times as far"
+    ),
     "simvq_plain, plain_...": (
         "the quantizer as published, under this project's schedule of the networks; W keeps the peak of their rate"
     ),

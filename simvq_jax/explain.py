@@ -44,6 +44,7 @@ CHIPS = {
 RECIPE = (
     ("_region_loss", "region loss: how many tokens a code has, targets of unused ones"),
     ("_spread_ratio", "spread of tokens and of codes"),
+    ("restarts", "tokens at which codes restart"),
 )
 # What an array that devices exchange is for, by a part of the traced functions' names; the first that fits.
 PURPOSES = (
@@ -144,8 +145,13 @@ def state_bytes(state: TrainState) -> dict[str, int]:
 
 
 def _shardings(state: TrainState) -> list[tuple[str, str, str]]:
-    """(path, shape, sharding) of the parameters and constants that are split."""
-    leaves = jax.tree_util.tree_leaves_with_path({"params": state.generator.params, "codebook": state.codebook})
+    """(path, shape, sharding) of the parameters, constants and statistics that are split."""
+    trees = {
+        "params": state.generator.params,
+        "codebook": state.codebook,
+        "codebook_stats": state.codebook_stats,
+    }
+    leaves = jax.tree_util.tree_leaves_with_path(trees)
     split = [(path, leaf) for path, leaf in leaves if leaf.sharding.shard_shape(leaf.shape) != leaf.shape]
     return [
         (jax.tree_util.keystr(path, simple=True, separator="/"), str(leaf.shape), str(tuple(leaf.sharding.spec)))

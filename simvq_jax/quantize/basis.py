@@ -13,7 +13,7 @@ from simvq_jax.quantize.kmeans import apart_tokens
 
 INITS = ("normal", "uniform", "tokens")
 LEVELS = 2**16  # different values that a seeded basis has
-RIDGE = 0.1  # of rows that are fitted to tokens: .003 and .01 left fewer codes in use on held-out pictures, .3 as many
+RIDGE = 0.1  # of rows that are fitted to tokens: .0001 diverged, .003 to .3 differ little (docs/EXPERIMENTS.md)
 
 
 def draw(key, shape, init: str):
@@ -41,15 +41,16 @@ def of_tokens(key, tokens, weight, count: int):
 def rows_near(tokens, transform):
     """Rows c, (n, basis_dim), that W and b map near tokens (n, d): the least ||c W + b - token||^2 + r ||c||^2.
 
-    r is RIDGE times W's mean squared singular value: a row that is exact in directions which W hardly has would be so
-    long that W's next steps threw its code out of the tokens, and shorter ones stay on the near side of them.
+    r is RIDGE times the mean of W W^T's eigenvalues: a row that is exact in directions which W hardly has would be so
+    long that W's next steps threw its code out of the tokens.
     """
     kernel, bias = transform
     gram = jnp.dot(kernel, kernel.T, precision=HIGHEST)
     ridge = jnp.maximum(RIDGE * jnp.trace(gram) / len(gram), 1e-30)  # of a W that is 0, rows are 0
     factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(len(gram)))
+    back = jax.scipy.linalg.cho_solve(factor, kernel)  # (basis_dim, d), from few columns, not from all tokens
     gap = tokens if bias is None else tokens - bias[None]
-    return jax.scipy.linalg.cho_solve(factor, jnp.dot(kernel, gap.T, precision=HIGHEST)).T
+    return jnp.dot(gap, back.T, precision=HIGHEST)
 
 
 def draw_from_seed(seed: int, shape, init: str):

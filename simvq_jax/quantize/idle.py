@@ -8,7 +8,7 @@ from simvq_jax.quantize.kmeans import random_tokens
 from simvq_jax.quantize.nearest import NearestCode
 from simvq_jax.search import codebook_shards
 
-MOVES = 8192  # codes that a step may move, so that no array is as long as a large codebook
+MOVES = 8192  # codes that a step may move, so that no array (n, d) is as long as a large codebook
 
 
 class RestartedCodes(NearestCode):
@@ -27,8 +27,8 @@ class RestartedCodes(NearestCode):
 
     def check_fields(self):
         super().check_fields()
-        if self.restart_after < 0:
-            raise ValueError(f"restart_after is {self.restart_after} but must be at least 0.")
+        if not 0 <= self.restart_after <= NEVER:
+            raise ValueError(f"restart_after is {self.restart_after} but must be at least 0 and at most {NEVER}.")
 
     def make_stats(self):
         super().make_stats()
@@ -37,10 +37,13 @@ class RestartedCodes(NearestCode):
             self.waiting = self.variable("codebook_stats", "waiting", lambda: jnp.zeros(shape, jnp.int32))
 
     def restarts(self, tokens, indices, weight):
-        """Codes to move, int32 (n,), K where there is none, and where to, float32 (n, d): each to a token of its own.
+        """Advances `waiting`, and tells codes to move, int32 (n,), K where there is none, and where to, float32 (n, d):
+        each to a token of its own.
 
         tokens: (N, d), without a gradient; indices: int32 (N,), of this step; weight: (N,), 1 = counts.
         """
+        if not len(tokens):
+            return jnp.zeros(0, jnp.int32), tokens
         counts = count_codes(indices, weight, self.codebook_size)
         waiting = jnp.where(counts > 0, 0, self.waiting.value + jnp.sum(weight).astype(jnp.int32))
         waiting = jnp.minimum(waiting, NEVER)

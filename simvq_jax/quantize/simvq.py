@@ -1,4 +1,4 @@
-"""SimVQ: a frozen basis under one learned linear layer, so that every update moves every code."""
+"""SimVQ: a basis that no gradient changes, under one learned linear layer, so that every update moves every code."""
 
 import math
 
@@ -23,8 +23,8 @@ class SimVQ(RestartedCodes):
     The effective codebook is Q = C W + b. C: (K, basis_dim) is drawn once and frozen (collection `codebook`,
     `codebook/basis`), W and b are trained (`params/transform/{kernel,bias}`).
 
-    Contract and fields as in `RestartedCodes`, by which a code restarts where its row of C is replaced by one that W
-    maps near a token (our own addition); C then is what training changes, `codebook_stats/basis`. And:
+    Contract and fields as in `RestartedCodes`: a code restarts when its row of C is replaced by one that W maps near a
+    token (our own addition). With `restart_after` C thus changes in training, and is `codebook_stats/basis`. And:
         basis_dim: columns of C; None means `dim`.
         use_bias: whether b exists.
         hidden: 0 for the paper's linear layer; else the transform is an MLP with one hidden layer of this width,
@@ -221,7 +221,7 @@ class SimVQ(RestartedCodes):
         return nn.gelu(self.transform_hidden(rows.astype(jnp.float32))) if self.hidden else rows
 
     def codebook_loss_value(self, tokens, q, indices, weight, counts, train):
-        if self.codebook_loss == "region" and train and not self.is_initializing():
+        if self.codebook_loss == "region" and train and tokens.size and not self.is_initializing():
             return self._region_loss(tokens, q, indices, weight, counts)
         return super().codebook_loss_value(tokens, q, indices, weight, counts, train)
 
