@@ -4,9 +4,9 @@
 or  python -m simvq_jax.train --config=configs/study/methods.py:reduced --workdir=runs/study/one
 
 Only the quantizer differs, and for SimVQ the recipe: this project's; the same with rows of C restarting and codes that
-may spread as far as tokens; "plain", the quantizer as published; and the paper's, which has another schedule for the networks
-too. Others are set as their papers have them where that fits. vqgan_lc needs its features first, of a trained tokenizer
-of FEATURE_DIM dimensions:
+may spread as far as tokens; "plain", the quantizer as published; and the paper's, which has another schedule for the
+networks too. Others are set as their papers have them where that fits. vqgan_lc needs its features first, of a trained
+tokenizer of FEATURE_DIM dimensions:
 
     bash launch/quickstart.sh && python -m benchmarks.features --run=runs/quickstart --out=runs/study/features
 """
