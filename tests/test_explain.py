@@ -12,6 +12,7 @@ from configs import imagenet128_simvq, recipes
 from simvq_jax import build
 from simvq_jax.explain import CHIPS, chip_of, explain, seconds, state_bytes, text
 from simvq_jax.mesh import make_mesh
+from simvq_jax.search.nearest import MIDDLE_CODES
 from simvq_jax.start import state_template
 
 ROOT = Path(__file__).parents[1]
@@ -82,13 +83,14 @@ def test_fsdp_makes_the_state_of_the_imagenet_experiment_a_sixth():
 
 @pytest.mark.slow
 def test_a_split_codebook_sends_two_numbers_and_a_row_a_token():
+    """And a few rows, whatever the tokens, of which all shards take one middle of the codes."""
     config = tiny_config(mesh__codebook=8)
     recipes.plain(config)
     found = explain(config)
     (row,) = [row for row in found.collectives if row.purpose.startswith("sharded codebook")]
     tokens = config.batch_size * build.tokens_an_example(config)
-    assert row.axes == "codebook" and row.arrays == 3
-    assert row.size == tokens * 4 * (1 + 1 + config.quantizer.dim)
+    assert row.axes == "codebook" and row.arrays == 4
+    assert row.size == tokens * 4 * (1 + 1 + config.quantizer.dim) + MIDDLE_CODES * 4 * config.quantizer.dim
     assert found.state["codebook"] * 8 == explain(tiny_config()).state["codebook"]
 
 
