@@ -37,7 +37,7 @@ class OurStep:
         quantizer = jax.jit(quantizer_gradients(self._networks.autoencoder.quantizer))
         generator, adversary = self._start.generator.params, self._start.discriminator.params
         constants = {
-            "codebook": self._start.codebook["quantizer"],
+            "codebook": self._start.codebook.get("quantizer", {}),
             "codebook_stats": self._start.codebook_stats["quantizer"],
         }
         encoder = self._networks.autoencoder.encoder

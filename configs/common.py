@@ -90,7 +90,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.quantizer.region_sources = 512  # simvq, region: tokens a step as targets, and codes pulled to them
     config.quantizer.codebook_init = "uniform"  # vq, ema_vq: uniform | normal | kmeans
     config.quantizer.ema_decay = 0.99  # ema_vq: of the codes, running means of their tokens
-    config.quantizer.restart_after = 0  # simvq, vq, ema_vq: tokens that pass a code by before it is moved; 0 = never
+    config.quantizer.restart_after = 0.0  # simvq, vq, ema_vq: tokens a code, by which it is then moved; 0 = never
     config.quantizer.moment_decay = 0.95  # moment_vq: of the tokens' running mean and covariance
     config.quantizer.code_dim = 8  # factorized_vq: dimensions in which directions are compared
     config.quantizer.levels = (8, 5, 5, 5)  # fsq: values of each dimension; their product must be codebook_size

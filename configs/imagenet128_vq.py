@@ -16,5 +16,5 @@ def get_config(argument: str = "65k"):
     """argument: "1k", "8k", "65k" or "262k", and ",paper" after it for the paper's schedule."""
     recipes.split("imagenet128_vq.py", argument, imagenet128_simvq.SIZES)
     config = imagenet128_simvq.get_config(argument)
-    config.quantizer.kind = "vq"
+    recipes.vanilla(config)
     return config

@@ -38,7 +38,6 @@ def get_config(method: str = "simvq"):
     config.model.residual_blocks = 1
     config.model.norm_groups = 16
 
-    config.quantizer.kind = "vq" if method == "vq" else "simvq"
     config.quantizer.codebook_size = 8192
     config.quantizer.dim = 64
     config.losses.lpips = 0.0
@@ -51,6 +50,8 @@ def get_config(method: str = "simvq"):
     config.optimizer.b2 = 0.99
     config.optimizer.ema_decay = 0.98
     recipes.stable(config, transform_rate=3e-2, warmup_fraction=0.1)
+    if method == "vq":
+        recipes.vanilla(config)
     if method == "paper":
         recipes.paper(config)
     return config

@@ -14,28 +14,35 @@ def check_method(file: str, method: str) -> None:
 
 
 def stable(config, transform_rate: float, warmup_fraction: float) -> None:
-    """Codes that follow the tokens: W starts at their scale, keeps the codes a little closer together than they are,
-    and has a constant rate of its own; codes out of use are pulled to tokens; the networks warm up and anneal, and
-    gradients are clipped.
+    """Codes that follow the tokens: W starts at their scale, lets the codes spread as far as they do, and has a
+    constant rate of its own; codes out of use are pulled to tokens, and rows of the basis whose codes tokens have long
+    passed by are replaced by such as W maps near tokens; the networks warm up and anneal, and gradients are clipped.
 
     transform_rate: of W. warmup_fraction: of the networks' steps.
     """
     config.quantizer.codebook_loss = "region"
     config.quantizer.region_sources = 2048
     config.quantizer.start_scale = 1.0
+    config.quantizer.restart_after = 8.0
     config.optimizer.transform_learning_rate = transform_rate
-    config.optimizer.spread_limit = 0.9
+    config.optimizer.spread_limit = 1.0
     config.optimizer.clip_norm = 1.0
     config.schedule.transform_kind = "constant"
     config.schedule.kind = "warmup_cosine"
     config.schedule.warmup_fraction = warmup_fraction
 
 
-def restarting(config) -> None:
-    """Beside `stable`: rows of the basis whose codes tokens have long passed by are replaced by such as W maps near
-    tokens, and so may lie as far apart as those."""
-    config.quantizer.restart_after = 65_536
-    config.optimizer.spread_limit = 1.0
+def frozen(config) -> None:
+    """Beside `stable`: the basis stays as it was drawn, as in the paper, and W keeps the codes a little closer together
+    than the tokens are. For a basis that is drawn from a seed of its own or trained, and for an MLP."""
+    config.quantizer.restart_after = 0.0
+    config.optimizer.spread_limit = 0.9
+
+
+def vanilla(config) -> None:
+    """Free codes that a gradient alone moves: the baseline that collapses, with the schedules as they are."""
+    config.quantizer.kind = "vq"
+    config.quantizer.restart_after = 0.0
 
 
 def plain(config) -> None:
@@ -43,6 +50,7 @@ def plain(config) -> None:
     of the networks' rate, which it keeps where its schedule is constant."""
     config.quantizer.codebook_loss = "token"
     config.quantizer.start_scale = 0.0
+    config.quantizer.restart_after = 0.0
     config.optimizer.spread_limit = 0.0
     config.optimizer.transform_learning_rate = config.optimizer.learning_rate
 

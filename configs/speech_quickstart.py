@@ -43,7 +43,6 @@ def get_config(method: str = "simvq"):
     config.model.decoder_hidden = 384
     config.model.decoder_depth = 4
 
-    config.quantizer.kind = "vq" if method == "vq" else "simvq"
     config.quantizer.codebook_size = 1024
     config.quantizer.dim = 64
     config.losses.l1 = 0.0
@@ -63,6 +62,8 @@ def get_config(method: str = "simvq"):
     config.optimizer.b2 = 0.99
     config.optimizer.ema_decay = 0.98
     recipes.stable(config, transform_rate=3e-2, warmup_fraction=0.1)
+    if method == "vq":
+        recipes.vanilla(config)
     if method == "paper":
         config.optimizer.kind, config.optimizer.learning_rate = "adam", 1e-3  # Muon's rate would be too large for it
         recipes.paper(config)

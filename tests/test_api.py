@@ -33,7 +33,7 @@ def test_load_gives_the_newest_weights_and_the_config(trained_run, tokenizer):
     assert tokenizer.step == 4 and tokenizer.factor == F
     assert tokenizer.config.quantizer.codebook_size == K and tuple(tokenizer.config.model.multipliers) == (1, 1, 2)
     assert set(tokenizer.variables) == {"params", "codebook", "codebook_stats"}
-    assert tokenizer.variables["codebook"]["quantizer"]["basis"].shape == (K, D)
+    assert tokenizer.variables["codebook_stats"]["quantizer"]["basis"].shape == (K, D)
     again = simvq_jax.load(str(trained_run))
     jax.tree.map(np.testing.assert_array_equal, again.variables, tokenizer.variables)
 
@@ -136,7 +136,7 @@ def test_reconstruct_takes_any_size(tokenizer, height, width):
 def test_the_codebook_is_that_of_the_decoder(tokenizer):
     codes = tokenizer.codebook()
     transform = tokenizer.variables["params"]["quantizer"]["transform"]
-    basis = np.asarray(tokenizer.variables["codebook"]["quantizer"]["basis"])
+    basis = np.asarray(tokenizer.variables["codebook_stats"]["quantizer"]["basis"])
     assert codes.shape == (K, D) and codes.dtype == jnp.float32
     expected = basis @ np.asarray(transform["kernel"]) + np.asarray(transform["bias"])
     np.testing.assert_allclose(codes, expected, rtol=1e-5, atol=1e-6)

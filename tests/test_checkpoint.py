@@ -164,7 +164,8 @@ def test_a_save_leaves_the_count_of_places_to_stop_alone(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_seeded_basis_is_drawn_anew_and_not_stored(tmp_path):
     """On another mesh too; and a seed that gives another basis is found out."""
-    config = tiny_config(discriminator__enabled=False, quantizer__basis_seed=5, quantizer__basis_dtype="bfloat16")
+    basis = {"quantizer__basis_seed": 5, "quantizer__basis_dtype": "bfloat16", "quantizer__restart_after": 0.0}
+    config = tiny_config(discriminator__enabled=False, **basis)
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
     state = jax.jit(functools.partial(build.build_state, config, networks, optimizers))(jax.random.key(0))
     with Checkpointer(tmp_path, redraw=build.seeded_codebook(config)) as checkpoints:

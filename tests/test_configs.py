@@ -59,7 +59,8 @@ def test_a_config_builds_at_full_size(file, argument):
     if config.quantizer.kind == "vq":
         assert state.generator.params["quantizer"]["codebook"].shape == (size, dim) and not state.codebook
     else:
-        assert state.codebook["quantizer"]["basis"].shape == (size, dim)
+        kept = state.codebook_stats if config.quantizer.restart_after else state.codebook
+        assert kept["quantizer"]["basis"].shape == (size, dim)
         assert state.generator.params["quantizer"]["transform"]["kernel"].shape == (dim, dim)
     assert state.codebook_stats["quantizer"]["age"].shape == (size,)
     assert bool(state.discriminator.params) == config.discriminator.enabled
@@ -104,10 +105,10 @@ def test_the_two_methods_of_an_experiment_differ_in_the_method_alone():
 
     for file in ("quickstart.py", "photos_vit.py"):
         pair = [config_of(FOLDER / file, method) for method in ("simvq", "vq")]
-        assert differences(*pair) == {"quantizer.kind"}
-    for argument in ("65k", "65k,paper"):
+        assert differences(*pair) == {"quantizer.kind", "quantizer.restart_after"}
+    for argument, restarts in (("65k", {"quantizer.restart_after"}), ("65k,paper", set())):
         pair = [config_of(FOLDER / f"imagenet128_{kind}.py", argument) for kind in ("simvq", "vq")]
-        assert differences(*pair) == {"quantizer.kind"}
+        assert differences(*pair) == {"quantizer.kind"} | restarts
 
 
 @pytest.mark.parametrize("argument", SIZES)
@@ -130,6 +131,7 @@ def test_the_paper_s_recipe_is_exact():
 def test_the_recommended_recipe_is_the_default(file):
     config = config_of(FOLDER / f"{file}.py", None)
     assert config.quantizer.codebook_loss == "region" and config.quantizer.start_scale == 1
+    assert config.quantizer.restart_after > 0
     assert config.optimizer.transform_learning_rate > config.optimizer.learning_rate
 
 

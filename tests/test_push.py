@@ -133,7 +133,7 @@ def test_a_seeded_bfloat16_basis_is_not_stored_but_drawn_anew(tmp_path):
     from simvq_jax.train import train
 
     small = {"model__multipliers": (1, 1), "data__size": 8, "discriminator__enabled": False, "eval_every": 1}
-    basis = {"quantizer__basis_seed": 5, "quantizer__basis_dtype": "bfloat16"}
+    basis = {"quantizer__basis_seed": 5, "quantizer__basis_dtype": "bfloat16", "quantizer__restart_after": 0.0}
     train(tiny_config(steps=1, checkpoint_every=1, **small, **basis), tmp_path / "run")
     push.pack(tmp_path / "run", tmp_path / "out", "me/tiny")
     assert not any("basis" in name for name in read_safetensors(tmp_path / "out/weights.safetensors"))

@@ -16,7 +16,7 @@ from simvq_jax.state import inference_variables
 KINDS = {
     "simvq": {"estimator": "rotation"},
     "vq": {"estimator": "dynamic"},
-    "ema_vq": {"restart_after": 1000},
+    "ema_vq": {"restart_after": 10.0},
     "factorized_vq": {"code_dim": 2},
     "moment_vq": {"beta": 0.5},
     "fsq": {"levels": (4, 4, 3, 2)},
@@ -53,7 +53,7 @@ def test_codes_kept_among_the_statistics_train_resume_and_load(tmp_path):
 @pytest.mark.slow
 def test_a_basis_whose_rows_are_replaced_trains_resumes_and_loads(tmp_path):
     """And is converted like a frozen one."""
-    config = config_of("simvq", restart_after=16)
+    config = config_of("simvq", restart_after=0.2)
     begun = train.train(config, tmp_path / "run", stop_at=1).codebook_stats["quantizer"]
     state = train.train(config, tmp_path / "run")
     basis = state.codebook_stats["quantizer"]["basis"]
@@ -61,7 +61,7 @@ def test_a_basis_whose_rows_are_replaced_trains_resumes_and_loads(tmp_path):
     np.testing.assert_array_equal(load(tmp_path / "run").variables["codebook_stats"]["quantizer"]["basis"], basis)
     convert.export(tmp_path / "run", tmp_path / "out.safetensors", "raw")
     untold = {"model.norm_groups": config.model.norm_groups}  # by the file
-    restarting = {**untold, "quantizer.restart_after": 16}
+    restarting = {**untold, "quantizer.restart_after": 0.2}
     convert.convert(tmp_path / "out.safetensors", tmp_path / "back", overrides=restarting)
     np.testing.assert_array_equal(load(tmp_path / "back").variables["codebook_stats"]["quantizer"]["basis"], basis)
     convert.convert(tmp_path / "out.safetensors", tmp_path / "frozen", overrides=untold)
@@ -70,14 +70,14 @@ def test_a_basis_whose_rows_are_replaced_trains_resumes_and_loads(tmp_path):
 
 @pytest.mark.slow
 def test_a_basis_of_tokens_is_of_the_first_batch_and_resumes_and_loads(tmp_path, caplog):
-    config = config_of("simvq", basis_init="tokens", codebook_size=300)
+    config = config_of("simvq", basis_init="tokens", codebook_size=300, restart_after=0.0)
     with caplog.at_level("WARNING"):
         train.train(config, tmp_path / "run", stop_at=1)
     assert "300 codes start from the 256 tokens of a batch" in caplog.text
     state = train.train(config, tmp_path / "run")
     basis = np.asarray(state.codebook["quantizer"]["basis"])
     assert int(state.step) == 2 and len(np.unique(basis, axis=0)) == 300
-    other = np.asarray(build_basis(config_of("simvq", codebook_size=300)))
+    other = np.asarray(build_basis(config_of("simvq", codebook_size=300, restart_after=0.0)))
     assert np.linalg.cond(basis) > 2 * np.linalg.cond(other)  # tokens' cloud is flat, a Gaussian's round
     np.testing.assert_array_equal(load(tmp_path / "run").variables["codebook"]["quantizer"]["basis"], basis)
 

@@ -78,7 +78,7 @@ def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
         shared, figures = jax.jit(step, out_shardings=(shardings, replicated(mesh)))(placed, images, {})
     if axes.get("fsdp", 1) > 1:
         assert any("fsdp" in str(s.spec) for s in jax.tree.leaves(shardings))
-        assert shardings.codebook["quantizer"]["basis"].spec == PartitionSpec("codebook")
+        assert shardings.codebook_stats["quantizer"]["basis"].spec == PartitionSpec("codebook")
     for name in figures:
         np.testing.assert_allclose(figures[name], figures_alone[name], rtol=1e-5, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(figures["train/loss"], figures_alone["train/loss"], rtol=2e-6)

@@ -11,6 +11,7 @@ import pytest
 from tiny import tiny_config
 from tiny_sound import tiny_sound_config
 
+from configs import recipes
 from simvq_jax import build, observer, train
 from simvq_jax.build.quantizers import QUANTIZERS
 from simvq_jax.drawing.curves import read_metrics
@@ -160,7 +161,8 @@ def test_a_step_is_dispatched_before_the_figures_of_the_one_before_are_read(tmp_
 
 @pytest.mark.slow
 def test_a_vanilla_run_trains_too(tmp_path):
-    config = tiny_config(steps=1, quantizer__kind="vq", discriminator__enabled=False)
+    config = tiny_config(steps=1, discriminator__enabled=False)
+    recipes.vanilla(config)
     state = train.train(config, tmp_path / "vq")
     assert state.discriminator.params == {} and state.codebook == {}
     assert state.generator.params["quantizer"]["codebook"].shape == (96, 4)

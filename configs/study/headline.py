@@ -1,6 +1,6 @@
-"""Study: the quickstart at full length by codebook size, with this project's recipe, the same with rows of C that
-restart, with C trained as well or with an MLP for W, the paper's recipe, vanilla VQ, and VQ with k-means and restarts,
-the best rival; and four residual stages.
+"""Study: the quickstart at full length by codebook size, with this project's recipe, the same with C frozen, trained or
+frozen under an MLP in place of W, the paper's recipe, vanilla VQ, and VQ with k-means and restarts, the best rival; and
+four residual stages.
 
     python launch/sweep.py --config=configs/study/headline.py --workdir=runs/study/headline
 or  python -m simvq_jax.train --config=configs/study/headline.py --workdir=runs/study/one
@@ -10,7 +10,7 @@ d = 128, and steps enough for a window of 20 tokens a code at the largest K.
 
 from configs import quickstart, recipes
 from configs.study import base
-from configs.study.methods import METHODS
+from configs.study.methods import METHODS, MLP_WIDTH
 
 SIZES = (1024, 8192, 65_536)
 SEEDS = (0, 1, 2)
@@ -25,18 +25,19 @@ def get_config():
 
 def sweep(add):
     """`add(name, changes)` for each run."""
-    paper, restarting = (base.changes(recipe, get_config()) for recipe in (recipes.paper, recipes.restarting))
+    of = (recipes.paper, recipes.frozen, recipes.vanilla)
+    paper, frozen, vanilla = (base.changes(recipe, get_config()) for recipe in of)
     rival = {f"quantizer.{key}": value for key, value in METHODS["vq_kmeans_restart"].items()}
     for k in SIZES:
         size = {"quantizer.codebook_size": k}
         for seed in SEEDS:
             add(f"simvq_{k}_seed{seed}", {**size, "seed": seed})
-            add(f"simvq_restart_{k}_seed{seed}", {**size, **restarting, "seed": seed})
-            add(f"simvq_trained_{k}_seed{seed}", {**size, "quantizer.trainable_basis": True, "seed": seed})
+            add(f"simvq_frozen_{k}_seed{seed}", {**size, **frozen, "seed": seed})
+            add(f"simvq_trained_{k}_seed{seed}", {**size, **frozen, "quantizer.trainable_basis": True, "seed": seed})
             add(f"simvq_paper_{k}_seed{seed}", {**size, **paper, "seed": seed})
-            add(f"vq_{k}_seed{seed}", {**size, "quantizer.kind": "vq", "seed": seed})
+            add(f"vq_{k}_seed{seed}", {**size, **vanilla, "seed": seed})
             add(f"vq_kmeans_restart_{k}_seed{seed}", {**size, **rival, "seed": seed})
-        add(f"simvq_mlp_{k}_seed0", {**size, "quantizer.hidden": METHODS["simvq_mlp"]["hidden"], "seed": 0})
+        add(f"simvq_mlp_{k}_seed0", {**size, **frozen, "quantizer.hidden": MLP_WIDTH, "seed": 0})
     residual = {"quantizer.codebook_size": 1024, "quantizer.stages": 4, "seed": 0}
     add("residual_simvq_1024_seed0", residual)
-    add("residual_simvq_restart_1024_seed0", {**residual, **restarting})
+    add("residual_simvq_frozen_1024_seed0", {**residual, **frozen})

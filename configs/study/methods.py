@@ -3,10 +3,9 @@
     python launch/sweep.py --config=configs/study/methods.py:reduced --workdir=runs/study/methods
 or  python -m simvq_jax.train --config=configs/study/methods.py:reduced --workdir=runs/study/one
 
-Only the quantizer differs, and for SimVQ the recipe: this project's; the same with rows of C restarting and codes that
-may spread as far as tokens; "plain", the quantizer as published; and the paper's, which has another schedule for the
-networks too. Others are set as their papers have them where that fits. vqgan_lc needs its features first, of a trained
-tokenizer of FEATURE_DIM dimensions:
+Only the quantizer differs, and for SimVQ the recipe: this project's; the same with a frozen basis; "plain", the
+quantizer as published; and the paper's, which has another schedule for the networks too. Others are set as their papers
+have them where that fits. vqgan_lc needs its features first, of a trained tokenizer of FEATURE_DIM dimensions:
 
     bash launch/quickstart.sh && python -m benchmarks.features --run=runs/quickstart --out=runs/study/features
 """
@@ -19,17 +18,16 @@ from configs.study import base
 
 FSQ_LEVELS = {1024: (8, 5, 5, 5), 8192: (8, 8, 8, 16), 65_536: (8, 8, 8, 5, 5, 5), 262_144: (8, 8, 8, 8, 8, 8)}
 FEATURE_DIM = 64
-RESTART = {"restart_after": 65_536}
-METHODS: dict[str, dict[str, Any]] = {
-    "vq": {"kind": "vq"},
-    "vq_kmeans_restart": {"kind": "vq", "codebook_init": "kmeans", **RESTART},
-    "ema_vq": {"kind": "ema_vq", "codebook_init": "normal"},
-    "ema_vq_kmeans_restart": {"kind": "ema_vq", "codebook_init": "kmeans", **RESTART},
+MLP_WIDTH = 256
+METHODS: dict[str, dict[str, Any]] = {  # codes restart after as many tokens as in the recipe, or never
+    "vq": {"kind": "vq", "restart_after": 0.0},
+    "vq_kmeans_restart": {"kind": "vq", "codebook_init": "kmeans"},
+    "ema_vq": {"kind": "ema_vq", "codebook_init": "normal", "restart_after": 0.0},
+    "ema_vq_kmeans_restart": {"kind": "ema_vq", "codebook_init": "kmeans"},
     "factorized_vq": {"kind": "factorized_vq"},
     "lfq": {"kind": "lfq"},
     "moment_vq": {"kind": "moment_vq"},
     "simvq": {"kind": "simvq"},
-    "simvq_mlp": {"kind": "simvq", "hidden": 256},
 }
 HEADLINE = ("vq", "simvq", "simvq_plain", "simvq_paper")  # of which every seed is run, others of the first alone
 SEEDS = {"reduced": (0,), "full": (0, 1, 2)}
@@ -38,11 +36,12 @@ get_config = base.get_config
 
 def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
-    recipe_of = {"simvq_plain": recipes.plain, "simvq_paper": recipes.paper, "simvq_restart": recipes.restarting}
+    recipe_of = {"simvq_plain": recipes.plain, "simvq_paper": recipes.paper, "simvq_frozen": recipes.frozen}
     changes_of = {name: base.changes(recipe, get_config(size)) for name, recipe in recipe_of.items()}
     for k in base.CODEBOOK_SIZES[size]:
         features = {"quantizer.basis_file": f"runs/study/features_{k}.npy", "quantizer.basis_dim": FEATURE_DIM}
-        of_simvq = {**changes_of, "vqgan_lc": changes_of["simvq_plain"] | features}
+        mlp = changes_of["simvq_frozen"] | {"quantizer.hidden": MLP_WIDTH}
+        of_simvq = {**changes_of, "simvq_mlp": mlp, "vqgan_lc": changes_of["simvq_plain"] | features}
         for name, changes in {**_methods(k), **of_simvq}.items():
             for seed in SEEDS[size] if name in HEADLINE else SEEDS[size][:1]:
                 add(f"{name}_{k}_seed{seed}", {"quantizer.codebook_size": k, "seed": seed, **changes})

@@ -15,20 +15,24 @@ class RestartedCodes(NearestCode):
     """Base of quantizers whose codes may start anew where tokens are.
 
     Contract and fields as in `NearestCode`, and:
-        restart_after: tokens of training that pass a code by before it is moved to a random one of the batch (Jukebox,
-            2005.00341, section 3.1), MOVES codes a step at most; 0 = never. In training that needs
-            `rngs={"quantizer": key}`.
+        restart_after: tokens of training, in multiples of the codebook's size, that pass a code by before it is moved
+            to a random one of the batch (after Jukebox, 2005.00341, section 3.1), MOVES codes a step at most; 0 =
+            never. At even use, a share of e^-restart_after of the codes is passed by for so long by chance. In training
+            that needs `rngs={"quantizer": key}`.
 
     `codebook_stats` then also has `waiting`, int32 (K,), tokens since a code was last selected or moved. A move does
     not count as being selected, so it leaves `age` and `usage` alone.
     """
 
-    restart_after: int = 0
+    restart_after: float = 0.0
 
     def check_fields(self):
         super().check_fields()
-        if not 0 <= self.restart_after <= NEVER:
-            raise ValueError(f"restart_after is {self.restart_after} but must be at least 0 and at most {NEVER}.")
+        if not 0 <= self.restart_after <= NEVER / self.codebook_size:
+            raise ValueError(
+                f"restart_after is {self.restart_after} but must be at least 0 and, for {self.codebook_size} codes, at"
+                f" most {NEVER / self.codebook_size:g}."
+            )
 
     def make_stats(self):
         super().make_stats()
@@ -47,7 +51,8 @@ class RestartedCodes(NearestCode):
         counts = count_codes(indices, weight, self.codebook_size)
         waiting = jnp.where(counts > 0, 0, self.waiting.value + jnp.sum(weight).astype(jnp.int32))
         waiting = jnp.minimum(waiting, NEVER)
-        idle, is_idle = idle_codes(self.make_rng("quantizer"), waiting >= self.restart_after, MOVES)
+        patience = max(round(self.restart_after * self.codebook_size), 1)  # tokens
+        idle, is_idle = idle_codes(self.make_rng("quantizer"), waiting >= patience, MOVES)
         place = jnp.cumsum(is_idle) - 1
         moved = is_idle & (place < jnp.sum(weight > 0))
         codes = jnp.where(moved, idle, self.codebook_size)

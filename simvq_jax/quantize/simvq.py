@@ -140,7 +140,8 @@ class SimVQ(RestartedCodes):
             raise ValueError(
                 f"restart_after is {self.restart_after} but trainable_basis {self.trainable_basis}, basis_seed"
                 f" {self.basis_seed}, hidden {self.hidden}: a row that is replaced is in no optimiser, is not what a"
-                " seed gives, and is found through a linear layer, so set those to False, None and 0."
+                " seed gives, and is found through a linear layer, so set restart_after to 0, or the others to False,"
+                " None and 0."
             )
         if self.trainable_basis and (self.basis_dtype != "float32" or self.basis_seed is not None):
             raise ValueError(

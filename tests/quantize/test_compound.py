@@ -57,8 +57,8 @@ def test_each_stage_quantizes_what_is_left():
     ("stage", "codes"),
     [
         (EMAVQ(16, D, decay=0.1), "codebook"),
-        (VQ(16, D, codebook_init="normal", restart_after=1), "moved"),
-        (SimVQ(16, D, restart_after=1), "basis"),
+        (VQ(16, D, codebook_init="normal", restart_after=0.1), "moved"),
+        (SimVQ(16, D, restart_after=0.1), "basis"),
     ],
 )
 def test_a_training_step_leaves_what_the_codes_were_not_what_they_become(stage, codes):

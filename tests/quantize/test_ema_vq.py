@@ -69,7 +69,7 @@ def test_masked_tokens_move_no_code():
 
 
 def test_codes_passed_by_restart_at_tokens_of_the_batch():
-    module, variables = made(restart_after=30)
+    module, variables = made(restart_after=30 / K)
     far = variables["codebook_stats"]["codebook"].at[:4].add(100.0)  # four codes that no token chooses
     variables["codebook_stats"] |= {"codebook": far, "sums": far, "age": jnp.zeros(K, jnp.int32)}
     variables["codebook_stats"] |= {"waiting": jnp.full(K, 3)}

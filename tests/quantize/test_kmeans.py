@@ -78,7 +78,7 @@ def test_a_kmeans_start_puts_every_code_among_the_tokens(module):
 @pytest.mark.parametrize("kind", [VQ, EMAVQ])
 def test_a_code_is_moved_once_enough_tokens_passed_it_by(kind):
     """To a token of its own, and not before: nor does a move count as being chosen."""
-    module = kind(K, D, codebook_init="uniform", restart_after=100)  # all near 0, and the tokens near 3
+    module = kind(K, D, codebook_init="uniform", restart_after=100 / K)  # all near 0, and the tokens near 3
     z = tokens()
     variables = jax.jit(module.init)(jax.random.key(0), z)
     out, variables = trained(module, variables, z)
@@ -98,7 +98,7 @@ def test_a_code_is_moved_once_enough_tokens_passed_it_by(kind):
 
 
 def test_no_more_codes_are_moved_than_there_are_tokens():
-    module = VQ(K, D, codebook_init="uniform", restart_after=3)
+    module = VQ(K, D, codebook_init="uniform", restart_after=3 / K)
     z = tokens(3)
     variables = jax.jit(module.init)(jax.random.key(0), z)
     _, variables = trained(module, variables, z)
@@ -107,7 +107,7 @@ def test_no_more_codes_are_moved_than_there_are_tokens():
 
 
 def test_a_moved_code_of_vq_trains_from_its_new_place():
-    module = VQ(K, D, codebook_init="uniform", restart_after=64)
+    module = VQ(K, D, codebook_init="uniform", restart_after=64 / K)
     z = tokens()
     _, variables = trained(module, jax.jit(module.init)(jax.random.key(0), z), z)
     grads = jax.grad(lambda params: module.apply({**variables, "params": params}, z).loss)(variables["params"])
@@ -115,6 +115,6 @@ def test_a_moved_code_of_vq_trains_from_its_new_place():
     assert np.all(np.any(np.asarray(grads["codebook"])[used] != 0, axis=1))
 
 
-def test_restarts_need_a_whole_number_from_0_on():
+def test_restarts_need_a_number_from_0_on():
     with pytest.raises(ValueError, match="restart_after is -1 but must be at least 0"):
         VQ(K, D, restart_after=-1).init(jax.random.key(0), tokens())

@@ -1,5 +1,6 @@
 """SimVQ's codes restart at tokens by other rows of C, and the drawing of codes out of use."""
 
+import math
 import re
 
 import jax
@@ -18,7 +19,7 @@ AFTER = 100  # tokens
 
 def lost(**fields):
     """A SimVQ of which no token is near the codes 5 to K - 1, which have waited for long, and 40 tokens."""
-    module, variables = make(restart_after=AFTER, **fields)
+    module, variables = make(restart_after=AFTER / K, **fields)
     stats = variables["codebook_stats"]
     far = stats["basis"].at[5:].add(100.0)
     stats = {**stats, "basis": far, "waiting": jnp.full(K, AFTER).at[:5].set(0)}
@@ -30,7 +31,7 @@ def after(module, variables, stats):
 
 
 def test_the_basis_is_then_among_what_training_changes():
-    _, variables = make(restart_after=AFTER)
+    _, variables = make(restart_after=AFTER / K)
     assert "codebook" not in variables and variables["codebook_stats"]["basis"].shape == (K, D)
     assert {"basis", "waiting"} <= set(variables["codebook_stats"]) and "basis" in CODES
 
@@ -110,7 +111,7 @@ def test_a_bfloat16_basis_stays_one():
 
 def test_devices_move_the_same_codes_as_one_and_exchange_no_codebook():
     """Of K = 4,096 codes over two shards 300, that were passed by and are spread over both."""
-    module = SimVQ(4096, D, restart_after=5000)
+    module = SimVQ(4096, D, restart_after=5000 / 4096)
     z = tokens(1024)
     variables = jax.jit(lambda key: module.init(key, method="codebook"))(jax.random.key(0))
     waiting = jnp.zeros(4096, jnp.int32).at[1900:2200].set(5000)
@@ -140,7 +141,8 @@ def test_devices_move_the_same_codes_as_one_and_exchange_no_codebook():
         ({"trainable_basis": True}, "restart_after is 9 but trainable_basis True, basis_seed None, hidden 0"),
         ({"basis_seed": 3}, "trainable_basis False, basis_seed 3, hidden 0"),
         ({"hidden": 8}, "trainable_basis False, basis_seed None, hidden 8: a row that is replaced"),
-        ({"restart_after": 2**31}, "restart_after is 2147483648 but must be at least 0 and at most 1073741824"),
+        ({"restart_after": 2**31}, "restart_after is 2147483648 but must be at least 0 and, for 20 codes, at most 5.36871e"),
+        ({"restart_after": math.nan}, "restart_after is nan but must be at least 0"),
     ],
 )
 def test_rows_that_cannot_be_replaced_are_refused(fields, sentence):
