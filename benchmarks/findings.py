@@ -16,31 +16,33 @@ CLEARLY = {  # figure -> what is said of more of it, and from where on
     "eval/psnr": ("a clearly higher PSNR", lambda psnr: psnr + DECIBELS),
 }
 NOISE = (
-    "A row without brackets is one run. Like runs differ: by the rounding of a mean alone, simvq had 52.7% and 60.7% of"
-    " 8,192 codes in use held out after 200 steps, and its seeds at 600 steps are up to 12 points and 1.1 dB apart."
-    f" Rows closer than {100 * POINTS:.0f} points, {TIMES} times the perplexity or {DECIBELS} dB are not told apart;"
-    f" where both have {SEEDS} seeds, one is clearly more than the other if each of its runs is more than each of the"
-    " other's."
-    " Methods are set as their papers have them where that fits and not tuned for so few steps."
+    "A row without brackets is one run. Like runs differ: by the rounding of a mean alone, simvq_frozen had 52.7% and"
+    " 60.7% of 8,192 codes in use held out after 200 steps, and its seeds at 600 steps are up to 12 points and 1.1 dB"
+    f" apart. Rows closer than {100 * POINTS:.0f} points, {TIMES} times the perplexity or {DECIBELS} dB are not told"
+    f" apart; where both have {SEEDS} seeds, one is clearly more than the other if each of its runs is more than each"
+    " of the other's. Methods are set as their papers have them where that fits and not tuned for so few steps."
 )
 NAMES = {
     "simvq": "this project's recipe, the default of its configs (`configs/recipes.py`)",
-    "simvq_restart": (
-        "simvq, rows of C whose codes are long out of use replaced by such as W maps near tokens; codes may spread as"
-        " far as tokens, not .9 times as far"
+    "simvq_frozen": (
+        "the same without restarts: rows of C stay as they were drawn, as published, where the recipe replaces those"
+        " whose codes are long out of use by such as W maps near tokens; codes may spread .9 times as far as tokens,"
+        " not as far"
     ),
     "simvq_plain, plain_...": (
         "the quantizer as published, under this project's schedule of the networks; W keeps the peak of their rate"
     ),
     "simvq_paper": "the paper's recipe, at the networks' rate of the study (the paper's is 1e-4)",
-    "simvq_mlp": "simvq with one hidden layer in place of the linear map",
+    "simvq_mlp": "simvq_frozen with one hidden layer in place of the linear map",
     "moment_vq": "W in closed form from the tokens' running moments, an idea of this project",
     "vq, ema_vq": "free codes, by gradient or as running means, from a uniform or normal start",
     "..._kmeans_restart": "the same from k-means, codes long out of use moved to tokens",
     "factorized_vq": "VQGAN-FC",
     "vqgan_lc": "a trained projector over frozen features, of a tokenizer trained before (`benchmarks/features.py`)",
     "fsq, lfq": "no stored codebook",
-    "..._trained, ..._frozen": "the basis C trained or not; tokens_...: of the encoder's first tokens",
+    "..._trained, ..._frozen": (
+        "the basis C trained or not, neither with restarts; tokens_...: of the encoder's first tokens"
+    ),
     "constant_R, cosine, recipe": "W at the constant rate R, by warm-up and cosine, as the recipe has it",
 }
 
@@ -103,7 +105,7 @@ def trained_basis(runs: list[Run]) -> str:
     """Says what training C does to the codes in use held out, by recipe; "" unless both were run."""
     shares = {run["run"]: run["figures"]["eval/codebook_utilization"] for run in runs}
     sentences = []
-    for prefix, words in (("", "under this project's recipe"), ("plain_", "in the plain quantizer")):
+    for prefix, words in (("", "under this project's recipe without restarts"), ("plain_", "in the plain quantizer")):
         pair = [shares.get(f"{prefix}normal_{state}") for state in ("frozen", "trained")]
         if None not in pair:
             sentences.append(

@@ -3,7 +3,8 @@
     python -m benchmarks.recipe_cost [--codebook_size=65536] [--dim=128] [--repeats=9]
         [--out=benchmarks/results/recipe_cost_cpu.json]
 
-The quickstart's network and batch. Ours adds the region loss, the limit on the codes' spread, and clipping.
+The quickstart's network and batch. Ours adds the region loss, restarts of rows, the limit on the codes' spread, and
+clipping.
 """
 
 from typing import Any

@@ -75,22 +75,23 @@ def get_config() -> ml_collections.ConfigDict:
     config.quantizer.beta = 0.25  # all but fsq
     config.quantizer.legacy = False  # simvq, vq, factorized_vq
     config.quantizer.estimator = "straight_through"  # straight_through | rotation | dynamic; not of fsq, lfq
+    # What is marked (*) needs restart_after = 0. The recipe sets 8, and other kinds that restart keep that.
     config.quantizer.basis_init = "normal"  # simvq: normal | uniform | tokens, those of the first batch
     config.quantizer.basis_dtype = "float32"  # simvq: float32 | bfloat16
-    config.quantizer.basis_seed = -1  # simvq: -1 = from `seed`; else from this alone, and left out of checkpoints
+    config.quantizer.basis_seed = -1  # simvq: -1 = from `seed`; else from this alone, and left out of checkpoints (*)
     config.quantizer.basis_dim = 0  # simvq: columns of the basis; 0 = dim
-    config.quantizer.basis_file = ""  # simvq: .npy of K x basis_dim features as the basis (VQGAN-LC)
+    config.quantizer.basis_file = ""  # simvq: .npy of K x basis_dim features as the basis, VQGAN-LC (*)
     config.quantizer.start_scale = 0.0  # simvq: the codes' spread at the start over the tokens'; 0 = torch's start
     config.quantizer.start_centred = True  # simvq: with start_scale, codes start around the tokens, not the origin
-    config.quantizer.trainable_basis = False  # simvq
+    config.quantizer.trainable_basis = False  # simvq (*)
     config.quantizer.use_bias = True  # simvq
-    config.quantizer.hidden = 0  # simvq: width of a hidden layer in the transform; 0 = linear, as in the paper
+    config.quantizer.hidden = 0  # simvq: width of a hidden layer in the transform; 0 = linear, as in the paper (*)
     config.quantizer.codebook_loss = "token"  # simvq: token | region
     config.quantizer.activity_share = 0.25  # simvq, region: codes used less than this share of the mean are pulled
     config.quantizer.region_sources = 512  # simvq, region: tokens a step as targets, and codes pulled to them
     config.quantizer.codebook_init = "uniform"  # vq, ema_vq: uniform | normal | kmeans
     config.quantizer.ema_decay = 0.99  # ema_vq: of the codes, running means of their tokens
-    config.quantizer.restart_after = 0.0  # simvq, vq, ema_vq: tokens a code, by which it is then moved; 0 = never
+    config.quantizer.restart_after = 0.0  # simvq, vq, ema_vq: codes move that so many x K tokens passed by; 0 = never
     config.quantizer.moment_decay = 0.95  # moment_vq: of the tokens' running mean and covariance
     config.quantizer.code_dim = 8  # factorized_vq: dimensions in which directions are compared
     config.quantizer.levels = (8, 5, 5, 5)  # fsq: values of each dimension; their product must be codebook_size

@@ -5,8 +5,8 @@
 
 K is 1k, 8k, 65k or 262k. Model, losses, data, batch and length are the official ones: 50 epochs at a global batch of
 256, EMA .999, LPIPS and PatchGAN from step 0. Quantizer and schedule follow recipes.stable: the networks warm up to
-1e-4 and anneal, W has a constant 1e-3, StableVQ's rate for ImageNet; not yet run at this size. `:65k,paper` is the
-paper's recipe, a constant 1e-4 for everything.
+1e-4 and anneal, W has a constant 1e-3, StableVQ's rate for ImageNet, rows of C restart; not yet run at this size.
+`:65k,paper` is the paper's recipe, a constant 1e-4 for everything.
 docs/IMAGENET.md says how to prepare ImageNet, README where the two LPIPS files are.
 
 Needs: 431 GFLOP a picture (the compiler's count before optimisation, LPIPS not in it, 2026-11-23), so 110 TFLOP a step

@@ -5,9 +5,9 @@
 
 K is 4k, 8k, 65k or 262k. Model, losses, discriminators, clips and length are the official ones: SEANet, SimVQ and
 Vocos against 16 discriminators from step 0, 50 epochs of one-second clips, 20 on each of 8 devices. Quantizer and
-schedule follow recipes.stable: the networks warm up to 1e-4 and anneal, gradients are clipped, W has a constant 1e-3;
-not yet run at this size. `:65k,paper` is the paper's recipe, a constant 1e-4 for everything and no clipping; users of
-the official code report losses that are not finite after 20,000 steps of it, against which
+schedule follow recipes.stable: the networks warm up to 1e-4 and anneal, gradients are clipped, W has a constant 1e-3,
+rows of C restart; not yet run at this size. `:65k,paper` is the paper's recipe, a constant 1e-4 for everything and no
+clipping; users of the official code report losses that are not finite after 20,000 steps of it, against which
 `--config.optimizer.clip_norm=1 --config.schedule.warmup_fraction=0.02` add clipping and warm-up alone. Spectra, their
 inverse, the LSTM, distances and losses are float32 whatever the compute type.
 docs/LIBRITTS.md says how to prepare LibriTTS. A GPU needs the extra `audio` too: pip install 'simvq_jax[gpu,audio]'.

@@ -1,7 +1,8 @@
 """How SimVQ's quantizer is trained: this project's recipe, the default of every SimVQ config, and the paper's.
 
 Why the first: with W at the networks' rate, as in the paper, the codebook collapses on a small budget, for the tokens
-move faster than the codes can follow (docs/RESULTS.md).
+move faster than the codes can follow; and where W alone moves them, as many codes are used, but unevenly, until rows of
+the basis restart (docs/RESULTS.md).
 """
 
 METHODS = ("simvq", "vq", "paper")  # of the experiments for a laptop: "vq" is the baseline that collapses
@@ -32,9 +33,9 @@ def stable(config, transform_rate: float, warmup_fraction: float) -> None:
     config.schedule.warmup_fraction = warmup_fraction
 
 
-def frozen(config) -> None:
-    """Beside `stable`: the basis stays as it was drawn, as in the paper, and W keeps the codes a little closer together
-    than the tokens are. For a basis that is drawn from a seed of its own or trained, and for an MLP."""
+def without_restarts(config) -> None:
+    """Undoes a part of `stable`, which a basis from a seed or a file, a trained one and an MLP do not admit: no row is
+    replaced, and W keeps the codes a little closer together than the tokens are."""
     config.quantizer.restart_after = 0.0
     config.optimizer.spread_limit = 0.9
 

@@ -19,7 +19,7 @@ import numpy as np
 from simvq_jax import build, cli
 from simvq_jax.files import replace_text
 from simvq_jax.hlo import Collective, Program
-from simvq_jax.mesh import batch_sharding, check_batch, check_codebook, jit_step, make_mesh
+from simvq_jax.mesh import CODES, batch_sharding, check_batch, check_codebook, jit_step, make_mesh
 from simvq_jax.start import state_template
 from simvq_jax.state import TrainState
 
@@ -134,14 +134,24 @@ def state_bytes(state: TrainState) -> dict[str, int]:
         return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
     players = (state.generator, state.discriminator)
+    codes, others = _codes_and_others(state.codebook_stats)
     parts = (
         [player.params for player in players],
         [player.opt_state for player in players],
         state.ema,
-        state.codebook,
-        state.codebook_stats,
+        [state.codebook, codes],
+        others,
     )
     return dict(zip(PARTS, (total(part) for part in parts), strict=True))
+
+
+def _codes_and_others(stats) -> tuple[list, list]:
+    """Of the statistics those that are codes, which training moves without a gradient, and the rest."""
+    codes: list = []
+    others: list = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(stats):
+        (codes if path[-1].key in CODES else others).append(leaf)
+    return codes, others
 
 
 def _shardings(state: TrainState) -> list[tuple[str, str, str]]:

@@ -19,6 +19,7 @@ WATCHED = (
     "train/code_scale",
 )
 FALLEN, LOW = 0.5, 0.25  # shares of the best utilization so far, and of all codes, below which it is said
+RESTLESS = 0.5  # share of codes that move while one waits for it, from which on it is said
 FAR = 4.0  # ratio of scales of tokens and codes from which on it is said
 
 
@@ -36,7 +37,8 @@ def usage_figures(stats) -> dict[str, jax.Array]:
     tokens a code; either with ..._least: of the worst stage, if there are several. codebook_perplexity, and ..._share
     of K, which falls short of 1 where the window has few tokens a code (0.78 at one). codes_never_used: share.
     dead_code_age: mean over codes out of use that once were in it, in tokens. spread_ratio: how many times as far as
-    tokens the codes are spread, where the quantizer knows it.
+    tokens the codes are spread, and restart_pace: the share of codes that move within `restart_after` tokens a code,
+    where the quantizer knows them.
     """
     stages = [_figures_of(stage) for stage in stages_of(stats)]
     figures = {name: jnp.mean(jnp.stack([stage[name] for stage in stages])) for name in stages[0]}
@@ -50,8 +52,8 @@ def _figures_of(stats) -> dict[str, jax.Array]:
     age, k = stats["age"], stats["age"].shape[0]
     fallen = (age >= USAGE_WINDOW) & (age < NEVER)
     even = perplexity(stats["usage"])
-    spread = {"spread_ratio": stats["spread_ratio"]} if "spread_ratio" in stats else {}
-    return spread | {
+    known = {name: stats[name] for name in ("spread_ratio", "restart_pace") if name in stats}
+    return known | {
         "codebook_utilization": utilization(age < USAGE_WINDOW),
         "codebook_utilization_recent": utilization(age < TOKENS_A_CODE * k),
         "codebook_perplexity": even,
@@ -107,6 +109,12 @@ class CollapseWatch:
                 used < FALLEN * self._best,
                 f"codes in use fell from {self._best:.1%} to {used:.1%}, so the codebook begins to collapse",
                 "lower optimizer.learning_rate, so that codes can follow the tokens",
+            ),
+            "restless": (
+                settled and row.get("train/restart_pace", 0.0) > RESTLESS,
+                f"{row.get('train/restart_pace', 0.0):.1%} of the codes restart while one waits to, so use in training"
+                " is that of codes just moved, which do not stay in use",
+                "lower optimizer.transform_learning_rate, or raise quantizer.restart_after",
             ),
             "far": (
                 settled and self._kind in TOKEN_SPACE and not 1 / FAR < scales < FAR,

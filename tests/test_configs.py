@@ -3,9 +3,11 @@
 import importlib.util
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from configs import common, speech_quickstart
+from configs import common, recipes, speech_quickstart
 from simvq_jax import build
 from simvq_jax.cli import flatten
 from simvq_jax.losses.objectives import SoundObjective
@@ -127,12 +129,23 @@ def test_the_paper_s_recipe_is_exact():
     assert quantizer == {"codebook_size": 65_536, "region_sources": 2048}  # the latter is of the region loss alone
 
 
-@pytest.mark.parametrize("file", ["quickstart", "photos_vit", "imagenet128_simvq", "imagenet128_vit"])
+@pytest.mark.parametrize("file", [file.stem for file in FILES if not file.stem.endswith("_vq")])
 def test_the_recommended_recipe_is_the_default(file):
     config = config_of(FOLDER / f"{file}.py", None)
     assert config.quantizer.codebook_loss == "region" and config.quantizer.start_scale == 1
-    assert config.quantizer.restart_after > 0
+    assert config.quantizer.restart_after == 8 and config.optimizer.spread_limit == 1
     assert config.optimizer.transform_learning_rate > config.optimizer.learning_rate
+
+
+@pytest.mark.parametrize("field", [{"trainable_basis": True}, {"hidden": 8}, {"basis_seed": 3}])
+def test_what_admits_no_restarts_is_built_once_they_are_undone(field):
+    config = config_of(FOLDER / "quickstart.py", None)
+    config.quantizer.update(field)
+    tokens = jnp.zeros((1, 2, config.quantizer.dim))
+    with pytest.raises(ValueError, match=r"but restart_after is 8\.0, as in the recipe"):
+        jax.eval_shape(build.build_quantizer(config, None).init, jax.random.key(0), tokens)
+    recipes.without_restarts(config)
+    jax.eval_shape(build.build_quantizer(config, None).init, jax.random.key(0), tokens)
 
 
 def test_the_discriminator_may_have_a_schedule_of_its_own():

@@ -125,6 +125,16 @@ def test_tokens_far_from_the_codes_scale_are_told(tokens):
     assert f"tokens are {tokens:.3g} times as long as the codes" in sentence and "transform_learning_rate" in sentence
 
 
+def test_codes_that_restart_and_do_not_stay_in_use_are_told():
+    """Their use in training is high all the same."""
+    sick, restless = watch(), row(0.99) | {"train/restart_pace": 0.7}
+    assert (
+        sick.look(SETTLED - 1, restless) == [] and watch().look(SETTLED, restless | {"train/restart_pace": 0.3}) == []
+    )
+    (sentence,) = sick.look(SETTLED, restless)
+    assert "70.0% of the codes restart" in sentence and "raise quantizer.restart_after" in sentence
+
+
 def test_other_kinds_are_given_no_advice_that_they_cannot_take():
     (sentence,) = watch("vq").look(SETTLED, row(0.01))
     assert sentence.endswith("so the codebook has collapsed.")

@@ -128,16 +128,18 @@ def test_weights_that_do_not_fit_are_listed(packed, tmp_path):
         simvq_jax.load(broken)
 
 
+@pytest.mark.parametrize(("seeded", "stored"), [({}, True), ({"basis_seed": 5, "basis_dtype": "bfloat16"}, False)])
 @pytest.mark.slow
-def test_a_seeded_bfloat16_basis_is_not_stored_but_drawn_anew(tmp_path):
+def test_a_frozen_basis_is_stored_unless_a_seed_gives_it(tmp_path, seeded, stored):
     from simvq_jax.train import train
 
     small = {"model__multipliers": (1, 1), "data__size": 8, "discriminator__enabled": False, "eval_every": 1}
-    basis = {"quantizer__basis_seed": 5, "quantizer__basis_dtype": "bfloat16", "quantizer__restart_after": 0.0}
+    basis = {f"quantizer__{key}": value for key, value in {"restart_after": 0.0, **seeded}.items()}
     train(tiny_config(steps=1, checkpoint_every=1, **small, **basis), tmp_path / "run")
     push.pack(tmp_path / "run", tmp_path / "out", "me/tiny")
-    assert not any("basis" in name for name in read_safetensors(tmp_path / "out/weights.safetensors"))
+    assert stored == any("basis" in name for name in read_safetensors(tmp_path / "out/weights.safetensors"))
     ours, theirs = simvq_jax.load(tmp_path / "run"), simvq_jax.load(tmp_path / "out")
+    assert ours.variables["codebook"]["quantizer"]["basis"].dtype == seeded.get("basis_dtype", "float32")
     np.testing.assert_array_equal(ours.codebook(), theirs.codebook())
 
 

@@ -67,7 +67,11 @@ def assert_close_gradients(got, expected, relative):
 def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
     """Loss within 2e-6, gradients within 1e-5 relative, equal counts; large arrays and codes are split."""
     monkeypatch.setattr("simvq_jax.mesh.SMALLEST_SHARDED", 256)
-    config, rate = tiny_config(), 64.0  # large, so that the change is not lost in the parameters' rounding
+    # Codes that this step passes by restart.
+    config, rate = (
+        tiny_config(quantizer__restart_after=1.0),
+        64.0,
+    )  # large, so that the change is not lost in the parameters' rounding
     state, step = build_step(config, rate)
     alone, figures_alone = jax.jit(step)(state, pictures(), {})
     mesh = make_mesh(**axes)
@@ -85,8 +89,10 @@ def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
     assert_close_gradients(gradients(state, shared, rate), gradients(state, alone, rate), 1e-5)
     ours, theirs = shared.codebook_stats["quantizer"], alone.codebook_stats["quantizer"]
     np.testing.assert_allclose(ours["spread_ratio"], theirs["spread_ratio"], rtol=1e-6)
-    for name in ("age", "usage"):
+    for name in ("age", "usage", "waiting", "restart_pace"):
         np.testing.assert_array_equal(ours[name], theirs[name])
+    assert ours["restart_pace"] > 0
+    np.testing.assert_allclose(ours["basis"], theirs["basis"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -204,10 +210,11 @@ def test_golden_figures_of_the_first_step():
         assert got[name] == pytest.approx(expected, rel=2e-5), f"new figures: {got}"
 
 
-def test_the_quantizer_needs_little_memory_at_full_size():
+@pytest.mark.parametrize("restart_after", [0.0, 8.0])
+def test_the_quantizer_needs_little_memory_at_full_size(restart_after):
     """K = 262,144, N = 16,384, d = 128, gradients included: under 256 MB of temporaries, where N x K takes 17 GB."""
     n, k, d = 16_384, 262_144, 128
-    module = SimVQ(codebook_size=k, dim=d, codebook_loss="region")
+    module = SimVQ(codebook_size=k, dim=d, codebook_loss="region", restart_after=restart_after)
     z = jax.ShapeDtypeStruct((n, d), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), z)
 
@@ -217,7 +224,7 @@ def test_the_quantizer_needs_little_memory_at_full_size():
         )
         return out.loss + jnp.sum(out.z_q**2), changed
 
-    rest = {name: variables[name] for name in ("codebook", "codebook_stats")}
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
     compiled = (
         jax.jit(jax.grad(loss, argnums=(0, 2), has_aux=True))
         .lower(variables["params"], rest, z, jax.random.key(0))

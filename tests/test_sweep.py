@@ -7,6 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from tiny import tiny_config
 
@@ -51,6 +53,7 @@ def finish(trained_run, folder, **changes):
 def test_the_study_s_runs_build():
     studies = [file for file in (ROOT / "configs/study").glob("[!_]*.py") if file.stem != "base"]
     sized = [f"{file}:{size}" for file in studies if file.stem != "headline" for size in ("reduced", "full")]
+    quantizers = {}
     for argument in [*sized, str(ROOT / "configs/study/headline.py")]:
         runs = sweep.planned_runs(argument)
         assert len(runs) > 1
@@ -59,6 +62,10 @@ def test_the_study_s_runs_build():
             config.update_from_flattened_dict(run.changes)
             build.check_ranges(config)
             build.build_networks(config)
+            quantizers[str(config.quantizer)] = config
+    for config in quantizers.values():  # whose fields are checked against each other only where tokens come
+        tokens = jnp.zeros((1, 2, config.quantizer.dim))
+        jax.eval_shape(build.build_quantizer(config, None).init, jax.random.key(0), tokens)
 
 
 def test_a_line_for_each_run_that_is_left(experiment, tmp_path, trained_run, capsys):

@@ -13,15 +13,15 @@ get_config = base.get_config
 def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
     vit = {f"model.{key}": photos_vit.get_config().model[key] for key in ("kind", "patch", "width", "depth", "heads")}
-    of = (recipes.paper, recipes.frozen, recipes.vanilla)
-    paper, frozen, vanilla = (base.changes(recipe, get_config(size)) for recipe in of)
+    of = (recipes.paper, recipes.without_restarts, recipes.vanilla)
+    paper, fixed, vanilla = (base.changes(recipe, get_config(size)) for recipe in of)
     for name, model in (("vit", vit), ("cnn", {})):
         add(f"{name}_simvq", model)
-        add(f"{name}_simvq_frozen", {**model, **frozen})
+        add(f"{name}_simvq_frozen", {**model, **fixed})
         add(f"{name}_simvq_paper", {**model, **paper})
         add(f"{name}_vq", {**model, **vanilla})
     stages = {"quantizer.codebook_size": 1024, "quantizer.stages": 4}
     add("residual_simvq", stages)
-    add("residual_simvq_frozen", {**stages, **frozen})
+    add("residual_simvq_frozen", {**stages, **fixed})
     add("residual_simvq_paper", {**stages, **paper})
     add("product_simvq", {**stages, "quantizer.compound": "product"})

@@ -21,14 +21,14 @@ def get_config(size: str = "reduced"):
 
 def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
-    frozen = base.changes(recipes.frozen, get_config(size))
+    fixed = base.changes(recipes.without_restarts, get_config(size))
     for init in ("normal", "uniform"):
         for trained in (False, True):
             name = f"{init}_{'trained' if trained else 'frozen'}"
-            add(name, {**frozen, "quantizer.basis_init": init, "quantizer.trainable_basis": trained})
+            add(name, {**fixed, "quantizer.basis_init": init, "quantizer.trainable_basis": trained})
     plain = base.changes(recipes.plain, get_config(size))
     add("plain_normal_frozen", plain)
     add("plain_normal_trained", {**plain, "quantizer.trainable_basis": True})
-    frozen_transform = {**frozen, "optimizer.transform_learning_rate": 0.0, "optimizer.spread_limit": 0.0}
+    frozen_transform = {**fixed, "optimizer.transform_learning_rate": 0.0, "optimizer.spread_limit": 0.0}
     add("normal_trained_transform_frozen", {"quantizer.trainable_basis": True, **frozen_transform})
-    add("tokens_frozen", {**frozen, "quantizer.basis_init": "tokens"})
+    add("tokens_frozen", {**fixed, "quantizer.basis_init": "tokens"})

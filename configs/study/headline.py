@@ -25,19 +25,19 @@ def get_config():
 
 def sweep(add):
     """`add(name, changes)` for each run."""
-    of = (recipes.paper, recipes.frozen, recipes.vanilla)
-    paper, frozen, vanilla = (base.changes(recipe, get_config()) for recipe in of)
+    of = (recipes.paper, recipes.without_restarts, recipes.vanilla)
+    paper, fixed, vanilla = (base.changes(recipe, get_config()) for recipe in of)
     rival = {f"quantizer.{key}": value for key, value in METHODS["vq_kmeans_restart"].items()}
     for k in SIZES:
         size = {"quantizer.codebook_size": k}
         for seed in SEEDS:
             add(f"simvq_{k}_seed{seed}", {**size, "seed": seed})
-            add(f"simvq_frozen_{k}_seed{seed}", {**size, **frozen, "seed": seed})
-            add(f"simvq_trained_{k}_seed{seed}", {**size, **frozen, "quantizer.trainable_basis": True, "seed": seed})
+            add(f"simvq_frozen_{k}_seed{seed}", {**size, **fixed, "seed": seed})
+            add(f"simvq_trained_{k}_seed{seed}", {**size, **fixed, "quantizer.trainable_basis": True, "seed": seed})
             add(f"simvq_paper_{k}_seed{seed}", {**size, **paper, "seed": seed})
             add(f"vq_{k}_seed{seed}", {**size, **vanilla, "seed": seed})
             add(f"vq_kmeans_restart_{k}_seed{seed}", {**size, **rival, "seed": seed})
-        add(f"simvq_mlp_{k}_seed0", {**size, **frozen, "quantizer.hidden": MLP_WIDTH, "seed": 0})
+        add(f"simvq_mlp_{k}_seed0", {**size, **fixed, "quantizer.hidden": MLP_WIDTH, "seed": 0})
     residual = {"quantizer.codebook_size": 1024, "quantizer.stages": 4, "seed": 0}
     add("residual_simvq_1024_seed0", residual)
-    add("residual_simvq_frozen_1024_seed0", {**residual, **frozen})
+    add("residual_simvq_frozen_1024_seed0", {**residual, **fixed})

@@ -66,6 +66,7 @@ CHARTS = (
         log=True,
     ),
     Chart("Spread of codes over that of tokens", "", ("train/spread_ratio",), include=(1.0,)),
+    Chart("Codes that restart while one waits to", "share of the codes", ("train/restart_pace",), include=(0.0,)),
     Chart(
         "Effective rank of W",
         "dimensions",

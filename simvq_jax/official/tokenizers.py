@@ -32,7 +32,8 @@ def counterpart(autoencoder: Autoencoder, discriminator: nn.Module | None) -> Co
     if not isinstance(quantizer, SimVQ) or quantizer.hidden or quantizer.trainable_basis:
         raise ValueError(
             f"the quantizer is {quantizer.__class__.__name__}, or a SimVQ with a hidden layer or a trained basis, but"
-            " the official tokenizers have a SimVQ with one linear layer over a frozen basis: only such runs convert."
+            " the official tokenizers have a SimVQ with one linear layer over a basis without gradient: only such runs"
+            " convert."
         )
     absent = {r"loss\..*": "discriminators, which the config leaves out"} if discriminator is None else {}
     if isinstance(encoder, Encoder) and isinstance(decoder, Decoder):

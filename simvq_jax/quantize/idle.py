@@ -9,6 +9,7 @@ from simvq_jax.quantize.nearest import NearestCode
 from simvq_jax.search import codebook_shards
 
 MOVES = 8192  # codes that a step may move, so that no array (n, d) is as long as a large codebook
+LONGEST_WAIT = 1024  # tokens a code
 
 
 class RestartedCodes(NearestCode):
@@ -20,7 +21,8 @@ class RestartedCodes(NearestCode):
             never. At even use, a share of e^-restart_after of the codes is passed by for so long by chance. In training
             that needs `rngs={"quantizer": key}`.
 
-    `codebook_stats` then also has `waiting`, int32 (K,), tokens since a code was last selected or moved. A move does
+    `codebook_stats` then also has `waiting`, int32 (K,), tokens since a code was last selected or moved, and
+    `restart_pace` (), the share of the codes that move within `restart_after` at the pace of the last step. A move does
     not count as being selected, so it leaves `age` and `usage` alone.
     """
 
@@ -28,10 +30,11 @@ class RestartedCodes(NearestCode):
 
     def check_fields(self):
         super().check_fields()
-        if not 0 <= self.restart_after <= NEVER / self.codebook_size:
+        longest = min(LONGEST_WAIT, NEVER // self.codebook_size)
+        if not 0 <= self.restart_after <= longest:
             raise ValueError(
-                f"restart_after is {self.restart_after} but must be at least 0 and, for {self.codebook_size} codes, at"
-                f" most {NEVER / self.codebook_size:g}."
+                f"restart_after is {self.restart_after} but must be at least 0 and at most {longest}: it counts tokens"
+                " a code, not tokens."
             )
 
     def make_stats(self):
@@ -39,6 +42,7 @@ class RestartedCodes(NearestCode):
         if self.restart_after and self.is_mutable_collection("codebook_stats"):
             shape = (self.codebook_size,)
             self.waiting = self.variable("codebook_stats", "waiting", lambda: jnp.zeros(shape, jnp.int32))
+            self.restart_pace = self.variable("codebook_stats", "restart_pace", lambda: jnp.zeros(()))
 
     def restarts(self, tokens, indices, weight):
         """Advances `waiting`, and tells codes to move, int32 (n,), K where there is none, and where to, float32 (n, d):
@@ -48,8 +52,8 @@ class RestartedCodes(NearestCode):
         """
         if not len(tokens):
             return jnp.zeros(0, jnp.int32), tokens
-        counts = count_codes(indices, weight, self.codebook_size)
-        waiting = jnp.where(counts > 0, 0, self.waiting.value + jnp.sum(weight).astype(jnp.int32))
+        counts, passed = count_codes(indices, weight, self.codebook_size), jnp.sum(weight)
+        waiting = jnp.where(counts > 0, 0, self.waiting.value + passed.astype(jnp.int32))
         waiting = jnp.minimum(waiting, NEVER)
         patience = max(round(self.restart_after * self.codebook_size), 1)  # tokens
         idle, is_idle = idle_codes(self.make_rng("quantizer"), waiting >= patience, MOVES)
@@ -57,6 +61,7 @@ class RestartedCodes(NearestCode):
         moved = is_idle & (place < jnp.sum(weight > 0))
         codes = jnp.where(moved, idle, self.codebook_size)
         self.waiting.value = waiting.at[codes].set(0, mode="drop")
+        self.restart_pace.value = jnp.sum(moved) * self.restart_after / jnp.maximum(passed, 1)
         drawn = random_tokens(self.make_rng("quantizer"), tokens, weight, len(idle))
         return codes, drawn[jnp.maximum(place, 0)]
 

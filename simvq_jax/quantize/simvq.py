@@ -136,12 +136,13 @@ class SimVQ(RestartedCodes):
             )
         if self.basis_init == "tokens":
             self._check_tokens_basis()
-        if self.restart_after and (self.trainable_basis or self.basis_seed is not None or self.hidden):
+        drawn = self.basis_seed is None and self.basis_file is None
+        if self.restart_after and (self.trainable_basis or not drawn or self.hidden):
             raise ValueError(
-                f"restart_after is {self.restart_after} but trainable_basis {self.trainable_basis}, basis_seed"
-                f" {self.basis_seed}, hidden {self.hidden}: a row that is replaced is in no optimiser, is not what a"
-                " seed gives, and is found through a linear layer, so set restart_after to 0, or the others to False,"
-                " None and 0."
+                f"trainable_basis is {self.trainable_basis}, basis_seed {self.basis_seed}, basis_file"
+                f" {self.basis_file!r} and hidden {self.hidden}, but restart_after is {self.restart_after}, as in the"
+                " recipe: a row that is replaced is in no optimiser, is not what a seed or a file gives, and is found"
+                " through a linear layer, so set restart_after to 0, or the others to False, None, None and 0."
             )
         if self.trainable_basis and (self.basis_dtype != "float32" or self.basis_seed is not None):
             raise ValueError(

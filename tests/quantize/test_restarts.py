@@ -48,6 +48,7 @@ def test_codes_long_passed_by_start_anew_each_at_a_token_of_its_own():
     gaps = np.abs((bias + (z - bias) / (1 + RIDGE))[None] - codes[5:, None]).max(-1)
     assert np.all(gaps.min(1) < 1e-5) and len(set(gaps.argmin(1).tolist())) == K - 5
     np.testing.assert_array_equal(stats["waiting"][5:], 0)
+    assert float(stats["restart_pace"]) == pytest.approx((K - 5) / K * AFTER / 40)  # 40 tokens of the AFTER
     assert np.all(np.asarray(stats["age"])[5:] > 10**9)  # moved, but chosen by no token
     np.testing.assert_array_equal(out.z_q, before[np.asarray(out.indices)])  # of the codes as they were
     again = apply(module, {**variables, "codebook_stats": stats}, z)
@@ -138,13 +139,14 @@ def test_devices_move_the_same_codes_as_one_and_exchange_no_codebook():
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"trainable_basis": True}, "restart_after is 9 but trainable_basis True, basis_seed None, hidden 0"),
-        ({"basis_seed": 3}, "trainable_basis False, basis_seed 3, hidden 0"),
-        ({"hidden": 8}, "trainable_basis False, basis_seed None, hidden 8: a row that is replaced"),
         (
-            {"restart_after": 2**31},
-            "restart_after is 2147483648 but must be at least 0 and, for 20 codes, at most 5",
+            {"trainable_basis": True},
+            "trainable_basis is True, basis_seed None, basis_file None and hidden 0, but",
         ),
+        ({"basis_seed": 3}, "trainable_basis is False, basis_seed 3, basis_file None"),
+        ({"basis_file": "a.npy"}, "basis_file 'a.npy' and hidden 0, but restart_after is 9"),
+        ({"hidden": 8}, "basis_file None and hidden 8, but restart_after is 9, as in the recipe: a row that"),
+        ({"restart_after": 65_536}, "restart_after is 65536 but must be at least 0 and at most 1024: it counts tokens"),
         ({"restart_after": math.nan}, "restart_after is nan but must be at least 0"),
     ],
 )
