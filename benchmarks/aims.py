@@ -103,7 +103,7 @@ def _recovered(runs: list[Run]) -> Iterable[Aim]:
 
 
 def _almost_all(share: float) -> str:
-    return "yes" if share == 1 else f"but for {1 - share:.1%}" if share >= ALMOST else "no"
+    return "yes" if share == 1 else f"but for {1 - share:.2%}" if share >= ALMOST else "no"
 
 
 def _stages(runs: list[Run]) -> Iterable[Aim]:
