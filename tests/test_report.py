@@ -49,7 +49,7 @@ def rows(vanilla: bool = False) -> list[dict]:
     known = [name for chart in CHARTS for name in chart.names]
     logged = []
     for step in range(0, 60, 10):
-        row = {"step": step} | dict.fromkeys(known, 0.5 + step / 100)
+        row = {"step": step} | dict.fromkeys(known, 0.5 + step / 100) | {"train/restart_pace": 0.1}
         if not vanilla:
             row["eval/transform_singular_values"] = [2.0, 1.0 + step / 100, 0.1]
         logged.append(row)
