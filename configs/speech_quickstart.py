@@ -7,10 +7,10 @@ or  python -m simvq_jax.train --config=configs/speech_quickstart.py --workdir=ru
 
 Needs two CPU cores. The discriminators, which cost more than the rest, take part in the last 60 of 1,440 steps.
 
-Expect, on the 17 held-out recordings (sentences and voices that training never heard): mel distance 0.65 and STOI .85,
-on eight of them 0.67 and .85 where the start has 2.03 and .40, and 99% of the codes in use (two cores, a clean clone,
-one run, 2026-11-27: 13.7 minutes of training, 16 with installation, evaluation and report). Training's own mel loss
-ends at 0.50. docs/EXPERIMENTS.md has what was tried.
+Expect, on the 17 held-out recordings (sentences and voices that training never heard): mel distance 0.67 and STOI .83,
+on eight of them 0.69 and .83 where the start has 2.03 and .40, and 99.6% of the codes in use (two cores, one run,
+2026-11-28). Training's own mel loss ends at 0.53. It took 13.7 minutes, 16 with installation, evaluation and report, a
+day earlier without restarts of rows, which ended at 0.65 and .85. docs/EXPERIMENTS.md has what was tried.
 """
 
 from configs import common, recipes
