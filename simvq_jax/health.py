@@ -19,7 +19,7 @@ WATCHED = (
     "train/code_scale",
 )
 FALLEN, LOW = 0.5, 0.25  # shares of the best utilization so far, and of all codes, below which it is said
-RESTLESS = 0.5  # share of codes that move while one waits for it, from which on it is said
+RESTLESS = 0.5  # share of codes that move while one waits for it, above which it is said
 FAR = 4.0  # ratio of scales of tokens and codes from which on it is said
 
 
@@ -91,6 +91,7 @@ class CollapseWatch:
         perplexity = row["train/codebook_perplexity"]
         if not math.isfinite(used + scales + perplexity):
             return []
+        restarting = row.get("train/restart_pace", 0.0)
         self._best = max(self._best, used)
         settled = step >= self._settled
         signs = {
@@ -111,8 +112,8 @@ class CollapseWatch:
                 "lower optimizer.learning_rate, so that codes can follow the tokens",
             ),
             "restless": (
-                settled and row.get("train/restart_pace", 0.0) > RESTLESS,
-                f"{row.get('train/restart_pace', 0.0):.1%} of the codes restart while one waits to, so use in training"
+                settled and restarting > RESTLESS,
+                f"{restarting:.1%} of the codes restart while one waits to, so use in training"
                 " is that of codes just moved, which do not stay in use",
                 "lower optimizer.transform_learning_rate, or raise quantizer.restart_after",
             ),

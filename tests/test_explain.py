@@ -64,6 +64,7 @@ def test_fsdp_divides_the_state_but_not_the_quantizer():
     config = tiny_config(mesh__fsdp=8, model__width=32, model__norm_groups=32)
     found, whole = explain(config), explain(tiny_config(model__width=32, model__norm_groups=32))
     assert found.state["params"] < 0.5 * whole.state["params"]  # of a small network much is too small to split
+    assert found.state["codebook"] == whole.state["codebook"] > 0  # whose rows restart, so that it is no constant
     assert found.state["statistics"] == whole.state["statistics"]
     for explanation in (found, whole):
         assert 0 <= explanation.arguments - sum(explanation.state.values()) - explanation.batch < 4096

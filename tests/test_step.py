@@ -67,11 +67,8 @@ def assert_close_gradients(got, expected, relative):
 def test_eight_devices_take_the_step_of_one(axes, monkeypatch):
     """Loss within 2e-6, gradients within 1e-5 relative, equal counts; large arrays and codes are split."""
     monkeypatch.setattr("simvq_jax.mesh.SMALLEST_SHARDED", 256)
-    # Codes that this step passes by restart.
-    config, rate = (
-        tiny_config(quantizer__restart_after=1.0),
-        64.0,
-    )  # large, so that the change is not lost in the parameters' rounding
+    config = tiny_config(quantizer__restart_after=1.0)  # so that the codes which one step passes by restart
+    rate = 64.0  # large, so that the change is not lost in the parameters' rounding
     state, step = build_step(config, rate)
     alone, figures_alone = jax.jit(step)(state, pictures(), {})
     mesh = make_mesh(**axes)

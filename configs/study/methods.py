@@ -19,11 +19,10 @@ from configs.study import base
 FSQ_LEVELS = {1024: (8, 5, 5, 5), 8192: (8, 8, 8, 16), 65_536: (8, 8, 8, 5, 5, 5), 262_144: (8, 8, 8, 8, 8, 8)}
 FEATURE_DIM = 64
 MLP_WIDTH = 256
-NEVER, RESTART = {"restart_after": 0.0}, {"restart_after": 8.0}  # as in the recipe
+RESTART = {"restart_after": 8.0}  # as in the recipe
 METHODS: dict[str, dict[str, Any]] = {
-    "vq": {"kind": "vq", **NEVER},
     "vq_kmeans_restart": {"kind": "vq", "codebook_init": "kmeans", **RESTART},
-    "ema_vq": {"kind": "ema_vq", "codebook_init": "normal", **NEVER},
+    "ema_vq": {"kind": "ema_vq", "codebook_init": "normal", "restart_after": 0.0},
     "ema_vq_kmeans_restart": {"kind": "ema_vq", "codebook_init": "kmeans", **RESTART},
     "factorized_vq": {"kind": "factorized_vq"},
     "lfq": {"kind": "lfq"},
@@ -37,13 +36,18 @@ get_config = base.get_config
 
 def sweep(add, size: str = "reduced"):
     """`add(name, changes)` for each run."""
-    recipe_of = {"simvq_plain": recipes.plain, "simvq_paper": recipes.paper, "simvq_frozen": recipes.without_restarts}
+    recipe_of = {
+        "vq": recipes.vanilla,
+        "simvq_frozen": recipes.without_restarts,
+        "simvq_plain": recipes.plain,
+        "simvq_paper": recipes.paper,
+    }
     changes_of = {name: base.changes(recipe, get_config(size)) for name, recipe in recipe_of.items()}
     for k in base.CODEBOOK_SIZES[size]:
         features = {"quantizer.basis_file": f"runs/study/features_{k}.npy", "quantizer.basis_dim": FEATURE_DIM}
         mlp = changes_of["simvq_frozen"] | {"quantizer.hidden": MLP_WIDTH}
-        of_simvq = {**changes_of, "simvq_mlp": mlp, "vqgan_lc": changes_of["simvq_plain"] | features}
-        for name, changes in {**_methods(k), **of_simvq}.items():
+        of_recipes = {**changes_of, "simvq_mlp": mlp, "vqgan_lc": changes_of["simvq_plain"] | features}
+        for name, changes in {**_methods(k), **of_recipes}.items():
             for seed in SEEDS[size] if name in HEADLINE else SEEDS[size][:1]:
                 add(f"{name}_{k}_seed{seed}", {"quantizer.codebook_size": k, "seed": seed, **changes})
 
