@@ -2,6 +2,7 @@
 as they are or as a transform maps rows; or of a file."""
 
 import functools
+import math
 import statistics
 
 import jax
@@ -14,6 +15,7 @@ from simvq_jax.quantize.kmeans import apart_tokens
 INITS = ("normal", "uniform", "tokens")
 LEVELS = 2**16  # different values that a seeded basis has
 RIDGE = 0.1  # of rows that are fitted to tokens: .0001 diverged, .003 to .3 differ little (docs/EXPERIMENTS.md)
+INVERSE_ERROR = 1e-6  # relative, before rounding
 
 
 def draw(key, shape, init: str):
@@ -46,11 +48,30 @@ def rows_near(tokens, transform):
     """
     kernel, bias = transform
     gram = jnp.dot(kernel, kernel.T, precision=HIGHEST)
-    ridge = jnp.maximum(RIDGE * jnp.trace(gram) / len(gram), 1e-30)  # of a W that is 0, rows are 0
-    factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(len(gram)))
-    back = jax.scipy.linalg.cho_solve(factor, kernel)  # (basis_dim, d), from few columns, not from all tokens
+    mean = jnp.maximum(jnp.trace(gram) / len(gram), 1e-30)  # of a W that is 0, rows are 0
+    # From few columns, not from all tokens: (basis_dim, d).
+    back = _solve(gram / mean + RIDGE * jnp.eye(len(gram)), kernel / mean)
     gap = tokens if bias is None else tokens - bias[None]
     return jnp.dot(gap, back.T, precision=HIGHEST)
+
+
+def _solve(matrix, right):
+    """A^-1 R of a symmetric A, (n, n), with eigenvalues from RIDGE to n + RIDGE, and R (n, d): by Newton's iteration
+    X (2 - A X) for the inverse (Schulz, 1933) and one refinement, which leaves no more than a factorisation's rounding.
+
+    Products alone. LAPACK's factors would need fewer, but its threads go on spinning for a while, and what comes next
+    in a training step has to share the cores with them.
+    """
+    n = len(matrix)
+    rounds = math.ceil(math.log2(math.log(1 / INVERSE_ERROR) * (n + 1) / RIDGE))  # each squares the error
+
+    def improve(_, inverse):
+        return jnp.dot(inverse, 2 * jnp.eye(n) - jnp.dot(matrix, inverse, precision=HIGHEST), precision=HIGHEST)
+
+    inverse = jax.lax.fori_loop(0, rounds, improve, jnp.eye(n) / jnp.linalg.norm(matrix))
+    solution = jnp.dot(inverse, right, precision=HIGHEST)
+    gap = right - jnp.dot(matrix, solution, precision=HIGHEST)
+    return solution + jnp.dot(inverse, gap, precision=HIGHEST)
 
 
 def draw_from_seed(seed: int, shape, init: str):

@@ -103,6 +103,21 @@ def test_rows_near_tokens_are_the_ridge_regression():
     assert not np.any(rows_near(jnp.ones((2, D)), (jnp.zeros((3, D)), None)))  # of a W that is 0
 
 
+def test_rows_near_tokens_do_not_grow_where_w_has_no_direction():
+    """Of a W of one direction, a row has that direction alone, to within rounding."""
+    z, left, right = np.split(np.random.default_rng(0).standard_normal((8, 128)).astype(np.float32), (6, 7))
+    rows = rows_near(jnp.asarray(z), (jnp.asarray(left.T * right), None))
+    expected = z @ right.T * left / (np.sum(left**2) * np.sum(right**2) * (1 + RIDGE / 128))
+    np.testing.assert_allclose(rows, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_a_step_calls_no_lapack():
+    """Its threads spin on after each call and slow what follows."""
+    module, variables, z = lost(codebook_loss="region")
+    step = jax.jit(trained.__wrapped__, static_argnums=0).lower(module, variables, z)
+    assert "lapack" not in step.as_text()
+
+
 def test_a_bfloat16_basis_stays_one():
     module, variables, z = lost(basis_dtype="bfloat16")
     _, stats = trained(module, variables, z)
