@@ -75,10 +75,9 @@ class CollapseWatch:
     several codebooks the one that is used least is watched."""
 
     def __init__(self, quantizer, tokens_a_step: int):
-        """quantizer: that part of the config; the mends that are told are SimVQ's, and for others none."""
+        """quantizer: that part of the config; mends are told where its kind has any."""
         self._kind, self._size = quantizer.kind, quantizer.codebook_size
-        region = quantizer.codebook_loss == "region"
-        self._pull = "raise quantizer.region_sources" if region else "set quantizer.codebook_loss to region"
+        self._cure = _cure(quantizer)
         self._window = TOKENS_A_CODE * self._size
         self._settled, self._begun = 2 * self._window / tokens_a_step, USAGE_WINDOW / tokens_a_step  # steps
         self._best = 0.0
@@ -99,33 +98,33 @@ class CollapseWatch:
                 settled and used < LOW,
                 f"only {used:.1%} of the {self._size:,} codes were chosen in the last {self._window:,} tokens, so the"
                 " codebook has collapsed",
-                f"{self._pull}, and raise optimizer.transform_learning_rate",
+                self._cure,
             ),
             "narrow": (
                 self._begun <= step < self._settled and perplexity < NARROW * min(self._size, USAGE_WINDOW),
                 f"tokens choose as if among {perplexity:,.0f} of the {self._size:,} codes, so the codebook collapses",
-                f"{self._pull}, and raise optimizer.transform_learning_rate",
+                self._cure,
             ),
             "fallen": (
                 used < FALLEN * self._best,
                 f"codes in use fell from {self._best:.1%} to {used:.1%}, so the codebook begins to collapse",
-                "lower optimizer.learning_rate, so that codes can follow the tokens",
+                self._of_simvq("lower optimizer.learning_rate, so that codes can follow the tokens"),
             ),
             "restless": (
                 settled and restarting > RESTLESS,
                 f"{restarting:.1%} of the codes restart while one waits to, so use in training"
                 " is that of codes just moved, which do not stay in use",
-                "lower optimizer.transform_learning_rate, or raise quantizer.restart_after",
+                self._of_simvq("lower optimizer.transform_learning_rate, or raise quantizer.restart_after"),
             ),
             "far": (
                 settled and self._kind in TOKEN_SPACE and not 1 / FAR < scales < FAR,
                 f"tokens are {scales:.3g} times as long as the codes chosen for them, so the codebook does not follow",
-                "raise optimizer.transform_learning_rate",
+                self._of_simvq("raise optimizer.transform_learning_rate"),
             ),
         }
         new = [name for name, (present, _, _) in signs.items() if present and name not in self._said]
         self._said = {name for name, (present, _, _) in signs.items() if present}
-        return [f"step {step}: {self._sentence(*signs[name][1:])}" for name in new]
+        return [f"step {step}: {': '.join(filter(None, signs[name][1:]))}." for name in new]
 
     def look_back(self, numbers: dict[str, dict[int, float]]) -> list[str]:
         """All sentences of a run. numbers: name -> step -> value, as logged; steps that lack a figure are left out."""
@@ -133,5 +132,19 @@ class CollapseWatch:
         rows = [{name: by_step[step] for name, by_step in numbers.items() if step in by_step} for step in steps]
         return [sentence for step, row in zip(steps, rows, strict=True) for sentence in self.look(step, row)]
 
-    def _sentence(self, finding: str, mend: str) -> str:
-        return f"{finding}: {mend}." if self._kind == "simvq" else f"{finding}."
+    def _of_simvq(self, mend: str) -> str:
+        return mend if self._kind == "simvq" else ""
+
+
+def _cure(quantizer) -> str:
+    """What to change where codes fall out of use, "" if nothing is known; `quantizer` as in `CollapseWatch`."""
+    simvq = quantizer.kind == "simvq"
+    drawn = quantizer.basis_seed < 0 and not quantizer.basis_file
+    stored = drawn and not (quantizer.trainable_basis or quantizer.hidden)
+    if not quantizer.restart_after and (stored if simvq else quantizer.kind in ("vq", "ema_vq")):
+        return "set quantizer.restart_after to 8, so that codes out of use start anew where tokens are"
+    if not simvq:
+        return ""
+    region = quantizer.codebook_loss == "region"
+    pull = "raise quantizer.region_sources" if region else "set quantizer.codebook_loss to region"
+    return f"{pull}, and raise optimizer.transform_learning_rate"

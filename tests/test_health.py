@@ -1,11 +1,10 @@
 """Figures of a codebook's use, and warnings of collapse."""
 
-from types import SimpleNamespace
-
 import jax
 import numpy as np
 import pytest
 
+from configs import common
 from simvq_jax.health import TOKENS_A_CODE, CollapseWatch, rank_figures, stages_of, usage_figures
 from simvq_jax.quantize.base import NEVER, USAGE_WINDOW
 
@@ -66,8 +65,9 @@ def row(used, tokens=1.0, codes=1.0, perplexity=900.0):
 SETTLED = 2 * TOKENS_A_CODE * 1024 // 1024
 
 
-def watch(kind="simvq", codebook_loss="token", codebook_size=1024):
-    quantizer = SimpleNamespace(kind=kind, codebook_size=codebook_size, codebook_loss=codebook_loss)
+def watch(**changes):
+    quantizer = common.get_config().quantizer
+    quantizer.update({"kind": "simvq", "codebook_size": 1024, "restart_after": 8.0, **changes})
     return CollapseWatch(quantizer, tokens_a_step=1024)
 
 
@@ -81,9 +81,23 @@ def test_of_several_codebooks_the_worst_is_watched():
     assert "only 10.0% of the 1,024 codes" in sentence
 
 
-def test_the_mend_is_one_that_is_not_in_force():
-    (sentence,) = watch(codebook_loss="region").look(SETTLED, row(0.2))
-    assert "raise quantizer.region_sources, and raise optimizer.transform_learning_rate" in sentence
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        ({"codebook_loss": "token"}, "set quantizer.codebook_loss to region, and raise optimizer.transform_"),
+        ({"codebook_loss": "region"}, "raise quantizer.region_sources, and raise optimizer.transform_learning_rate."),
+        ({"restart_after": 0.0}, "so the codebook has collapsed: set quantizer.restart_after to 8, so that codes"),
+        ({"restart_after": 0.0, "trainable_basis": True}, "set quantizer.codebook_loss to region, and"),
+        ({"restart_after": 0.0, "basis_seed": 3}, "set quantizer.codebook_loss to region, and"),
+        ({"restart_after": 0.0, "basis_file": "a.npy"}, "set quantizer.codebook_loss to region, and"),
+        ({"restart_after": 0.0, "hidden": 8}, "set quantizer.codebook_loss to region, and"),
+        ({"restart_after": 0.0, "kind": "vq"}, "set quantizer.restart_after to 8"),
+        ({"restart_after": 0.0, "kind": "ema_vq"}, "set quantizer.restart_after to 8"),
+    ],
+)
+def test_the_mend_is_one_that_is_not_in_force_and_may_be(changes, mend):
+    (sentence,) = watch(**changes).look(SETTLED, row(0.2))
+    assert mend in sentence
 
 
 def test_a_run_s_warnings_are_found_again_in_its_metrics():
@@ -136,9 +150,10 @@ def test_codes_that_restart_and_do_not_stay_in_use_are_told():
 
 
 def test_other_kinds_are_given_no_advice_that_they_cannot_take():
-    (sentence,) = watch("vq").look(SETTLED, row(0.01))
-    assert sentence.endswith("so the codebook has collapsed.")
-    assert watch("fsq").look(SETTLED, row(0.9, tokens=100.0)) == []  # codes of another space than the tokens
+    for changes in ({"kind": "vq"}, {"kind": "lfq", "restart_after": 0.0}):
+        (sentence,) = watch(**changes).look(SETTLED, row(0.01))
+        assert sentence.endswith("so the codebook has collapsed.")
+    assert watch(kind="fsq").look(SETTLED, row(0.9, tokens=100.0)) == []  # codes of another space than the tokens
 
 
 def test_a_row_without_finite_means_says_nothing():
