@@ -41,7 +41,7 @@ from simvq_jax.data.sources import SkipLog
 from simvq_jax.inputs import build_train_batches
 from simvq_jax.mesh import make_mesh
 
-CONFIG = "configs/imagenet128_simvq.py:65k,paper"
+CONFIG = "configs/imagenet128_simvq.py:65k"
 SETTINGS: dict[str, dict[str, Any]] = {
     "official": {"model.width": 128, "data.size": 128, "batch_size": 4},
     "small": {"model.width": 32, "data.size": 64, "batch_size": 16},
@@ -49,9 +49,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 PARTS = ("step", "convolutions", "quantizer", "rest")
 
 
-def make_config(setting: str, codebook_size: int, dtype: str, batch_size: int):
-    """The config of a setting, on photographs that need no download, without LPIPS. batch_size: 0 = the setting's."""
-    config = cli.load_config(CONFIG)[1]
+def make_config(setting: str, codebook_size: int, dtype: str, batch_size: int, paper: bool = True):
+    """The config of a setting, on photographs that need no download, without LPIPS.
+
+    batch_size: 0 = the setting's. paper: whether by the paper's recipe, or by this project's.
+    """
+    config = cli.load_config(f"{CONFIG},paper" if paper else CONFIG)[1]
     config.update_from_flattened_dict(SETTINGS[one_of("settings", setting, SETTINGS)])
     config.dtype = dtype
     config.batch_size = batch_size or config.batch_size

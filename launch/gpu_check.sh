@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything worth running when an accelerator is at hand, in under ten minutes: exactness of every backend, the search
-# beside its limits and its peers, the training step, and a short training, the last two in bfloat16.
+# Everything worth running when an accelerator is at hand, in some ten minutes: exactness of every backend, the search
+# beside its limits and its peers, the training step, what the recipe's options cost it, and a short training, the last
+# three in bfloat16.
 #
 #   bash launch/gpu_check.sh [OUT]     OUT: folder of the results, benchmarks/results/gpu_check unless given
 #
@@ -29,6 +30,7 @@ if [ "${CHECK_ON_CPU:-}" = 1 ]; then
   lengths=(--codebook_sizes=256 --dims=16 --tokens=64 --repeats=2 --nolimits)
   peers=(--codebook_sizes=256 --dims=8 --tokens=64 --repeats=2 --peers=naive_jnp)
   step=(--settings=small --codebook_sizes=64 --batch_size=2 --repeats=1)
+  cost=(--setting=small --codebook_size=64 --dim=8 --batch_size=2 --repeats=1)
   training=(--config.steps=2 --config.batch_size=4 --config.model.width=8 --config.model.norm_groups=8
     --config.quantizer.codebook_size=64 --config.quantizer.region_sources=64 --config.data.eval_limit=64)
 else
@@ -39,12 +41,13 @@ else
   peers=(--codebook_sizes=65536,1024 --dims=128 --tokens=16384 --repeats=20
     --peers=naive_jnp,torch_cdist,torch_official,torch_official_compiled,vector_quantize_pytorch)
   step=(--settings=official --codebook_sizes=65536 --batch_size=32 --repeats=10 --calls=3)
+  cost=(--setting=official --batch_size=32 --repeats=10 --calls=3)
   training=(--config.steps=100)
 fi
 # By what an H100 with 16 cores took, and some more; the training's, mostly tuning of convolutions, is a guess. A CPU
 # may take its time: there nothing is measured.
 seconds_kernels=110 seconds_limits=45 seconds_search=40 seconds_lengths=40 seconds_peers=80 seconds_step=170
-seconds_training=100
+seconds_cost=60 seconds_training=100
 
 if [ -z "${PYTHON:-}" ]; then
   [ "${CHECK_ON_CPU:-}" != 1 ] || ACCELERATOR=none
@@ -61,8 +64,11 @@ fi
 
 export XLA_PYTHON_CLIENT_PREALLOCATE=false  # PyTorch needs its share of the device
 scratch="$(mktemp -d)"
+if [ "$platform" != cpu ]; then  # recipe_cost runs a program of train_step; XLA for CPUs complains about kept ones
+  export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$scratch/programs}"
+fi
 trap 'rm -rf "$scratch"' EXIT
-rm -f "$out"/{summary,kernels,train_step}.json "$out"/{limits,search,lengths,peers}.{json,md} "$out"/*.log \
+rm -f "$out"/{summary,kernels,train_step,recipe_cost}.json "$out"/{limits,search,lengths,peers}.{json,md} "$out"/*.log \
   "$out"/metrics.jsonl
 results=() failed=0 left_out=0
 
@@ -128,6 +134,8 @@ part peers "$seconds_peers" benchmarks.search \
   "$PYTHON" -m benchmarks.search "${peers[@]}" --nolimits --memory_gb=40 --official="${OFFICIAL:-}" --out="$out/peers.json"
 part train_step "$seconds_step" "benchmarks.train_step, skimage" \
   "$PYTHON" -m benchmarks.train_step "${step[@]}" --dtype=bfloat16 --official="${OFFICIAL:-}" --out="$out/train_step.json"
+part recipe_cost "$seconds_cost" "benchmarks.recipe_cost, skimage" \
+  "$PYTHON" -m benchmarks.recipe_cost "${cost[@]}" --dtype=bfloat16 --out="$out/recipe_cost.json"
 part training "$seconds_training" "simvq_jax.train, skimage" \
   "$PYTHON" -m simvq_jax.train --config=configs/quickstart.py --workdir="$scratch/run" --config.dtype=bfloat16 \
   "${training[@]}"

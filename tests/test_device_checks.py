@@ -45,7 +45,7 @@ def test_a_cpu_loads_no_pallas():
 def test_every_part_of_gpu_check_runs(tmp_path):
     run("bash", "launch/gpu_check.sh", str(tmp_path), CHECK_ON_CPU="1", PYTHON=sys.executable)
     parts = {part["part"]: part for part in json.loads((tmp_path / "summary.json").read_text())["parts"]}
-    assert {"kernels", "limits", "search", "lengths", "peers", "train_step", "training"} <= set(parts)
+    assert {"kernels", "limits", "search", "lengths", "peers", "train_step", "recipe_cost", "training"} <= set(parts)
     assert all(part["exit_status"] == 0 for part in parts.values())
-    for name in ("kernels", "limits", "search", "lengths", "peers", "train_step"):
+    for name in ("kernels", "limits", "search", "lengths", "peers", "train_step", "recipe_cost"):
         assert json.loads((tmp_path / f"{name}.json").read_text())
