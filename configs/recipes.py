@@ -57,7 +57,10 @@ def plain(config) -> None:
 
 
 def paper(config) -> None:
-    """The paper's: the plain quantizer, one constant rate for everything, and Adam's betas .5 and .9."""
+    """The paper's: the plain quantizer, one constant rate for everything, and Adam's betas .5 and .9.
+
+    W has the networks' rate as it is here: who overrides optimizer.learning_rate overrides transform_learning_rate too.
+    """
     plain(config)
     config.optimizer.b1, config.optimizer.b2, config.optimizer.clip_norm = 0.5, 0.9, 0.0
     config.schedule.kind = config.schedule.transform_kind = "constant"

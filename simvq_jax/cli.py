@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -139,6 +140,8 @@ def _config_of(file: Path, *argument: str) -> ml_collections.ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        if argument and not inspect.signature(module.get_config).parameters:
+            raise ValueError(f"{file} takes no argument but was given {argument[0]!r}: leave out ':{argument[0]}'.")
         config = module.get_config(*argument)
         if not isinstance(config, ml_collections.ConfigDict):
             raise TypeError(f"get_config gives a {type(config).__name__}, not a ConfigDict")

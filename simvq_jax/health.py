@@ -35,7 +35,7 @@ def usage_figures(stats) -> dict[str, jax.Array]:
 
     codebook_utilization: share of codes chosen in the last USAGE_WINDOW tokens; ..._recent: in the last TOKENS_A_CODE
     tokens a code; either with ..._least: of the worst stage, if there are several. codebook_perplexity, and ..._share
-    of K, which falls short of 1 where the window has few tokens a code (0.78 at one). codes_never_used: share.
+    of K, which falls short of 1 where the window has few tokens a code (0.94 at four). codes_never_used: share.
     dead_code_age: mean over codes out of use that once were in it, in tokens. spread_ratio: how many times as far as
     tokens the codes are spread, and restart_pace: the share of codes that move within `restart_after` tokens a code,
     where the quantizer knows them.
@@ -72,7 +72,7 @@ def rank_figures(params) -> dict[str, jax.Array]:
 
 class CollapseWatch:
     """Reads the rows that training logs, and says once when a sign of collapse appears, and again if it comes back. Of
-    several codebooks the one that is used least is watched."""
+    several codebooks, utilization is that of the one used least, and other figures are means."""
 
     def __init__(self, quantizer, tokens_a_step: int):
         """quantizer: that part of the config; mends are told where its kind has any."""
@@ -114,7 +114,7 @@ class CollapseWatch:
                 settled and restarting > RESTLESS,
                 f"{restarting:.1%} of the codes restart while one waits to, so use in training"
                 " is that of codes just moved, which do not stay in use",
-                self._of_simvq("lower optimizer.transform_learning_rate, or raise quantizer.restart_after"),
+                self._of_simvq("lower optimizer.transform_learning_rate, or ") + "raise quantizer.restart_after",
             ),
             "far": (
                 settled and self._kind in TOKEN_SPACE and not 1 / FAR < scales < FAR,

@@ -95,7 +95,7 @@ def test_the_file_may_come_after_its_overrides_and_with_a_blank(capsys):
         ("", "--config= is no file; known are configs/"),
         ("configs", "--config=configs is no file"),
         ("configs/quickstart.py:vqq", "quickstart.py:vqq is unknown: use one of simvq, vq, paper."),
-        ("configs/common.py:vq", "is no usable config (TypeError: get_config() takes 0 positional arguments"),
+        ("configs/common.py:vq", "takes no argument but was given 'vq': leave out ':vq'."),
         ("pyproject.toml", "--config=pyproject.toml is no Python file: give configs/NAME.py."),
     ],
 )

@@ -146,7 +146,9 @@ def test_codes_that_restart_and_do_not_stay_in_use_are_told():
         sick.look(SETTLED - 1, restless) == [] and watch().look(SETTLED, restless | {"train/restart_pace": 0.3}) == []
     )
     (sentence,) = sick.look(SETTLED, restless)
-    assert "70.0% of the codes restart" in sentence and "raise quantizer.restart_after" in sentence
+    assert "70.0% of the codes restart" in sentence
+    assert sentence.endswith("lower optimizer.transform_learning_rate, or raise quantizer.restart_after.")
+    assert watch(kind="vq").look(SETTLED, restless)[0].endswith("stay in use: raise quantizer.restart_after.")
 
 
 def test_other_kinds_are_given_no_advice_that_they_cannot_take():

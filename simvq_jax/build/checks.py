@@ -44,9 +44,19 @@ NOT_NEGATIVE = (
     "optimizer.spread_limit",
     "quantizer.activity_share",
     "quantizer.basis_dim",
+    "quantizer.beta",
+    "quantizer.diversity",
+    "quantizer.entropy_weight",
     "quantizer.start_scale",
 )
-FACTORS = ("optimizer.b1", "optimizer.b2", "optimizer.ema_decay", "model.dropout")  # in [0, 1)
+FACTORS = (  # in [0, 1)
+    "optimizer.b1",
+    "optimizer.b2",
+    "optimizer.ema_decay",
+    "model.dropout",
+    "quantizer.ema_decay",
+    "quantizer.moment_decay",
+)
 
 
 def check_ranges(config) -> None:

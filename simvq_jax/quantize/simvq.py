@@ -84,7 +84,7 @@ class SimVQ(RestartedCodes):
             changes = "codebook_stats" if self.restart_after else "codebook"
             self.stored_basis = self.variable(changes, "basis", self._first_basis)
         if self.start_scale is not None and not 0 < self.start_scale < math.inf:
-            raise ValueError(f"start_scale is {self.start_scale} but must be above 0 and finite, or None.")
+            raise ValueError(f"start_scale is {self.start_scale} but must be above 0 and finite, or left out.")
         if self.hidden < 0:
             raise ValueError(
                 f"hidden is {self.hidden} but must be 0, for a linear layer, or the width of a hidden one."
@@ -128,11 +128,11 @@ class SimVQ(RestartedCodes):
         if self.basis_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"basis_dtype is {self.basis_dtype!r} but must be 'float32' or 'bfloat16'.")
         if self.basis_seed is not None and not 0 <= self.basis_seed < 2**32:
-            raise ValueError(f"basis_seed is {self.basis_seed} but must lie in [0, 2^32), or be None.")
+            raise ValueError(f"basis_seed is {self.basis_seed} but must lie in [0, 2^32), or be left out.")
         if self.basis_file is not None and (self.trainable_basis or self.basis_seed is not None):
             raise ValueError(
                 f"basis_file is {self.basis_file!r} but trainable_basis {self.trainable_basis} and basis_seed"
-                f" {self.basis_seed}: features are frozen and not drawn, so set those to False and None."
+                f" {self.basis_seed}: features are frozen and not drawn, so leave those at their defaults."
             )
         if self.basis_init == "tokens":
             self._check_tokens_basis()
@@ -142,12 +142,12 @@ class SimVQ(RestartedCodes):
                 f"trainable_basis is {self.trainable_basis}, basis_seed {self.basis_seed}, basis_file"
                 f" {self.basis_file!r} and hidden {self.hidden}, but restart_after is {self.restart_after}, as in the"
                 " recipe: a row that is replaced is in no optimiser, is not what a seed or a file gives, and is found"
-                " through a linear layer, so set restart_after to 0, or the others to False, None, None and 0."
+                " through a linear layer, so set restart_after to 0, or leave the others at their defaults."
             )
         if self.trainable_basis and (self.basis_dtype != "float32" or self.basis_seed is not None):
             raise ValueError(
                 f"trainable_basis has basis_dtype {self.basis_dtype!r} and basis_seed {self.basis_seed} but needs"
-                " 'float32' and None: a basis that trains takes steps finer than bfloat16, away from what a seed gives."
+                " 'float32' and no seed: it takes steps finer than bfloat16, away from what a seed gives."
             )
 
     def _check_tokens_basis(self):

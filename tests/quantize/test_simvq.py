@@ -271,7 +271,7 @@ def test_inference_needs_no_statistics():
         ({"dim": D + 1}, r"z has shape .*6\) but must be \(\.\.\., 7\)"),
         ({"basis_init": "zeros"}, "basis_init is 'zeros' but must be one of normal, uniform"),
         ({"basis_dtype": "float16"}, "basis_dtype is 'float16' but must be 'float32' or 'bfloat16'"),
-        ({"basis_seed": -1}, r"basis_seed is -1 but must lie in \[0, 2\^32\), or be None"),
+        ({"basis_seed": -1}, r"basis_seed is -1 but must lie in \[0, 2\^32\), or be left out"),
         ({"trainable_basis": True, "basis_seed": 3}, "trainable_basis has basis_dtype 'float32' and basis_seed 3"),
         ({"trainable_basis": True, "basis_dtype": "bfloat16"}, "trainable_basis has basis_dtype 'bfloat16'"),
         ({"codebook_loss": "regional"}, "codebook_loss is 'regional' but must be 'token' or 'region'"),
