@@ -31,11 +31,14 @@ class Aim(NamedTuple):
     met: str
 
 
+GRIDS = (
+    Aim("all studies at reduced size, on 2 cores", "an hour", "two, half of it recovery (AMD EPYC, 2026-11-27)", "no"),
+    Aim("all studies at full size, K up to 262,144, on one GPU", "hours", "not run", "unknown"),
+)
+
+
 def section(headline: list[Run], recovery: list[Run], architectures: list[Run]) -> str:
-    """The section, or "" where nothing was run."""
-    found = [*_in_use(headline), *_recovered(recovery), *_stages([*headline, *architectures]), *_cost()]
-    if not found:
-        return ""
+    found = [*_in_use(headline), *_recovered(recovery), *_stages([*headline, *architectures]), *_cost(), *GRIDS]
     text = (
         f'"In use, training" is over the last {USAGE_WINDOW:,} tokens, or {TOKENS_A_CODE} a code if those are more (at'
         f" least {TOKENS_A_CODE} a code were asked for), and behind it over just {TOKENS_A_CODE} a code, of which a"

@@ -31,17 +31,22 @@ NAMES = {
     ),
     "simvq_plain, plain_...": (
         "the quantizer as published, under this project's schedule of the networks; W keeps the peak of their rate"
+        " unless the name has another one"
     ),
     "simvq_paper": "the paper's recipe, at the networks' rate of the study (the paper's is 1e-4)",
     "simvq_mlp": "simvq_frozen with one hidden layer in place of the linear map",
     "moment_vq": "W in closed form from the tokens' running moments, an idea of this project",
     "vq, ema_vq": "free codes, by gradient or as running means, from a uniform or normal start",
-    "..._kmeans_restart": "the same from k-means, codes long out of use moved to tokens",
+    "..._kmeans_restart": (
+        "the same from k-means of the first batch, codes long out of use moved to tokens; where a batch has fewer"
+        " tokens than K, codes start at those, repeated ones moved apart"
+    ),
     "factorized_vq": "VQGAN-FC",
     "vqgan_lc": "a trained projector over frozen features, of a tokenizer trained before (`benchmarks/features.py`)",
     "fsq, lfq": "no stored codebook",
     "..._trained, ..._frozen": (
-        "the basis C trained or not, neither with restarts; tokens_...: of the encoder's first tokens"
+        "the basis C trained or not, neither with restarts; tokens_...: of the encoder's first tokens;"
+        " ..._transform_frozen: W frozen"
     ),
     "constant_R, cosine, recipe": "W at the constant rate R, by warm-up and cosine, as the recipe has it",
 }

@@ -1,6 +1,7 @@
 """docs/RESULTS.md and its pictures, made from the committed results of the studies: `python -m benchmarks.results`.
 
-Reads benchmarks/results/study/STUDY/RUN.json (see record.py), a "remark" in it too. Running it again changes nothing.
+Reads benchmarks/results/study/STUDY/RUN.json (see record.py), a "remark" in it too, and what benchmarks.toy and
+benchmarks.recipe_cost wrote beside that folder. Running it again changes nothing.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from benchmarks import aims, findings, recovery, toy_picture
 from benchmarks.runs import FOLDER, Run, grouped, method_of, read, spread, stages_of
 from benchmarks.timing import markdown_table
+from launch import sweep
 from simvq_jax import cli
 from simvq_jax.drawing import charts
 from simvq_jax.files import replace_text
@@ -27,11 +29,11 @@ COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 )
 INTRODUCTION = """# Results
 
-Written by `python -m benchmarks.results` from `benchmarks/results/study/`; each run's file has its command, seed,
-machine, versions and date. Data are scikit-image's photographs, of which a quarter is held out. **In use** is
-the share of codes chosen in the last 20 training tokens a code, in the last 262,144, or, **held out**, over
-crops of the held-out regions, which overlap. Where several seeds were run, a cell has their
-mean, and in brackets the lowest and the highest; of several codebooks, it is their mean.
+Written by `python -m benchmarks.results` from `benchmarks/results/`: `study/`, where each run's file has its command,
+seed, machine, versions and date, `toy.json` and `recipe_cost_*.json`. Data are scikit-image's photographs, of which a
+quarter is held out. **In use** is the share of codes chosen in the last 20 training tokens a code, in the last
+262,144, or, **held out**, over crops of the held-out regions, which overlap. Where several seeds were run, a cell has
+their mean, and in brackets the lowest and the highest; of several codebooks, it is their mean.
 
 """
 
@@ -118,14 +120,29 @@ def section(title: str, study: str, runs: list[Run], *parts: str) -> str:
         if len(values := {run[name] for run in runs}) > 1:
             raise ValueError(f"runs of {study} have {name} {sorted(values)} but stand in one table: run some anew.")
     sizes = sorted({run["codebook_size"] for run in runs if run["kind"] != "fsq"})
-    tokens = int(made["figures"]["eval/tokens"])
+    tokens, dates = int(made["figures"]["eval/tokens"]), [run["date"] for run in runs]
+    study_command = made["command"].rpartition(" --only")[0]
     how = (
-        f"{len(runs)} runs of {made['steps']} steps, {made['batch_size']} crops a step, d = {made['dim']},"
+        f"{_count(runs, study_command)} of {made['steps']} steps, {made['batch_size']} crops a step, d = {made['dim']},"
         f" K = {' or '.join(f'{k:,}' for k in sizes)}, {tokens:,} tokens held out"
         f" ({' or '.join(f'{tokens / k:,.0f}' for k in sizes)} a code):"
-        f" `{made['command'].rpartition(' --only')[0]}`, {made_on(runs)}, {max(run['date'] for run in runs)}."
+        f" `{study_command}`, {made_on(runs)}, {' to '.join(sorted({min(dates), max(dates)}))}."
     )
     return "\n\n".join([f"## {title}", how, *[part for part in [remarks(runs), *parts] if part]])
+
+
+def _count(runs: list[Run], command: str) -> str:
+    """How many runs there are, of how many that the study has, and how many kept their changes to it alone.
+
+    Raises ValueError where the study has no such run.
+    """
+    argument = command.partition("--config=")[2].partition(" ")[0]
+    planned = {run.name for run in sweep.planned_runs(argument)}
+    if strange := sorted({run["run"] for run in runs} - planned):
+        raise ValueError(f"{argument} has no runs {', '.join(strange)} but results of them: rename or remove those.")
+    count = f"{len(runs)} runs" if len(runs) == len(planned) else f"{len(runs)} of {len(planned)} planned runs"
+    bare = sum("config" not in run for run in runs)
+    return f"{count} ({bare} of which kept their changes, not their whole config)" if bare else count
 
 
 def made_on(runs: list[Run]) -> str:

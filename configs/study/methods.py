@@ -8,6 +8,8 @@ quantizer as published; and the paper's, which has another schedule for the netw
 have them where that fits. vqgan_lc needs its features first, of a trained tokenizer of FEATURE_DIM dimensions:
 
     bash launch/quickstart.sh && python -m benchmarks.features --run=runs/quickstart --out=runs/study/features
+
+(of all sizes of the full study by --codebook_sizes=1024,8192,65536,262144); without them those runs alone fail.
 """
 
 import math
