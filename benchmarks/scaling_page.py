@@ -148,6 +148,7 @@ def page(result: dict[str, Any], one_step: dict[str, Any]) -> str:
         " accelerator would send; it adds the discriminator's gradients of pictures and of reconstructions after the"
         " exchange, where compilers for accelerators can add them before; and it sums whole gradients where those"
         " scatter them. Temporaries are as laid out for a CPU, without rematerialisation.\n",
+        *([f"{result['remark']}\n"] if "remark" in result else []),
         "## Weak scaling: as many pictures a device\n",
         counted(weak),
         "\n## Strong scaling: the same batch\n",
