@@ -68,5 +68,5 @@ def test_residual_stages_start_at_what_is_left_to_each():
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
 def test_an_impossible_start_scale_gets_one_sentence(scale):
-    with pytest.raises(ValueError, match=r"start_scale is .* but must be above 0 and finite, or None"):
+    with pytest.raises(ValueError, match=r"start_scale is .* but must be above 0 and finite, or left out"):
         SimVQ(K, D, start_scale=scale).init(jax.random.key(0), tokens(3))
