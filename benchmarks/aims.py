@@ -38,6 +38,7 @@ GRIDS = (
 
 
 def section(headline: list[Run], recovery: list[Run], architectures: list[Run]) -> str:
+    """The section; what was not measured or run is a row too."""
     found = [*_in_use(headline), *_recovered(recovery), *_stages([*headline, *architectures]), *_cost(), *GRIDS]
     text = (
         f'"In use, training" is over the last {USAGE_WINDOW:,} tokens, or {TOKENS_A_CODE} a code if those are more (at'

@@ -55,6 +55,7 @@ def measure(repeats: int, calls: int, **shape) -> dict[str, Any]:
 def main(
     setting: str, codebook_size: int, dim: int, batch_size: int, dtype: str, repeats: int, calls: int, out: str
 ) -> None:
+    train_step.check_flags("", repeats, calls)
     shape = {"codebook_size": codebook_size, "dim": dim, "batch_size": batch_size, "dtype": dtype}
     result = timing.provenance(("flax", "optax")) | {"repeats": repeats, "calls": calls, "setting": setting}
     result |= measure(repeats, calls, setting=setting, **shape)

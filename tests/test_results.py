@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks import findings, record, results
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +20,15 @@ def test_the_page_and_its_pictures_are_those_of_the_committed_results(tmp_path, 
     assert [picture.name for picture in made] == sorted(picture.name for picture in (ROOT / pictures).iterdir())
     for picture in made:
         assert picture.read_text() == (ROOT / pictures / picture.name).read_text(), picture.name
+
+
+def test_runs_are_counted_against_the_study_s_plan():
+    command = "python launch/sweep.py --config=configs/study/estimators.py:reduced --workdir=runs/study/estimators"
+    runs = [{"run": "straight_through", "config": {}}, {"run": "rotation"}]
+    assert results._count(runs[:1], command) == "1 of 3 planned runs"
+    assert results._count(runs, command).endswith("(1 of which kept their changes, not their whole config)")
+    with pytest.raises(ValueError, match=r"estimators\.py:reduced has no runs lost but results of them: rename"):
+        results._count([{"run": "lost"}], command)
 
 
 def test_of_three_seeds_their_own_spread_says_what_is_clearly_more():

@@ -111,6 +111,8 @@ def test_checkpoints_without_a_config_are_refused(tmp_path):
         ({"optimizer__ema_decay": 2.0}, r"optimizer.ema_decay is 2.0 but must lie in \[0, 1\)"),
         ({"optimizer__clip_norm": -1.0}, "optimizer.clip_norm is -1.0 but must be at least 0"),
         ({"losses__l2": -1.0}, "losses.l2 is -1.0 but must be at least 0"),
+        ({"quantizer__beta": -1.0}, "quantizer.beta is -1.0 but must be at least 0"),
+        ({"quantizer__ema_decay": 1.0}, r"quantizer.ema_decay is 1.0 but must lie in \[0, 1\)"),
         ({"losses__l1": 0.0, "losses__l2": 0.0}, "losses.l1 and losses.l2 are 0 and no LPIPS is given"),
         ({"discriminator__layers": 0}, "discriminator.layers is 0"),
         ({"log_every": 0}, "log_every is 0"),
