@@ -76,7 +76,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.quantizer.legacy = False  # simvq, vq, factorized_vq
     config.quantizer.estimator = "straight_through"  # straight_through | rotation | dynamic; not of fsq, lfq
     # What is marked (*) needs restart_after = 0. The recipe sets 8, and other kinds that restart keep that.
-    config.quantizer.basis_init = "normal"  # simvq: normal | uniform | tokens, those of the first batch
+    config.quantizer.basis_init = "normal"  # simvq: normal | uniform | tokens, those of the first batches
     config.quantizer.basis_dtype = "float32"  # simvq: float32 | bfloat16
     config.quantizer.basis_seed = -1  # simvq: -1 = from `seed`; else from this alone, and left out of checkpoints (*)
     config.quantizer.basis_dim = 0  # simvq: columns of the basis; 0 = dim

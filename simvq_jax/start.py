@@ -1,7 +1,6 @@
 """What a run starts from: its newest checkpoint, or a new state whose codes are matched to the first tokens."""
 
 import jax
-from absl import logging
 
 from simvq_jax import build
 from simvq_jax.agreement import all_see
@@ -10,6 +9,7 @@ from simvq_jax.inputs import first_examples
 from simvq_jax.mesh import state_sharding
 from simvq_jax.quantize import SimVQ
 from simvq_jax.quantize.basis import check_features
+from simvq_jax.quantize.vq import KMEANS
 from simvq_jax.state import TrainState
 from simvq_jax.step import as_float
 
@@ -28,14 +28,17 @@ def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh)
     quantizer = networks.autoencoder.quantizer
     if isinstance(quantizer, SimVQ) and quantizer.basis_file is not None:
         check_features(quantizer.basis_file, quantizer.basis_shape)
-    examples = _examples_for(config, quantizer.start_tokens)
+    # Every device encodes them all, as many at a time as it holds in training.
+    at_once = max(config.batch_size // (config.accumulate * mesh.size), 1)
+    examples = _examples_for(config, quantizer.start_tokens, at_once)
 
     def init(key, examples):
-        return build.build_state(config, networks, optimizers, key, examples)
+        return build.build_state(config, networks, optimizers, key, examples, at_once)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    # A program that runs once: optimising its many random draws would take ten times longer than it saves.
-    quick = {"xla_backend_optimization_level": 0}
+    # A program that runs once: optimising its many random draws would take ten times longer than it saves. k-means of
+    # a large codebook is worth it.
+    quick = {} if config.quantizer.codebook_init == KMEANS else {"xla_backend_optimization_level": 0}
     return jax.jit(init, out_shardings=shardings, compiler_options=quick)(jax.random.key(config.seed), examples)
 
 
@@ -49,19 +52,12 @@ def state_template(config, networks, optimizers, mesh) -> TrainState:
     )
 
 
-def _examples_for(config, tokens: int):
-    """Training examples with about as many tokens, a batch of them at most: (n, ...); None of 0 tokens."""
+def _examples_for(config, tokens: int, at_once: int):
+    """Training examples with about as many tokens, in whole groups: (n, ...); None of 0 tokens. Where codes only match
+    the tokens' moments, a batch at most."""
     if not tokens:
         return None
-    of_each = build.tokens_an_example(config)
-    count = min(-(-tokens // of_each), config.batch_size)
-    quantizer = config.quantizer
-    of_tokens = quantizer.codebook_init == "kmeans" or quantizer.basis_init == "tokens"
-    if of_tokens and count * of_each < quantizer.codebook_size:
-        logging.warning(
-            "%d codes start from the %d tokens of a batch, so several from one: raise batch_size, or lower"
-            " quantizer.codebook_size.",
-            quantizer.codebook_size,
-            count * of_each,
-        )
-    return as_float(first_examples(config, count))
+    count = -(-tokens // build.tokens_an_example(config))
+    if config.quantizer.codebook_init != KMEANS and config.quantizer.basis_init != "tokens":
+        count = min(count, config.batch_size)
+    return as_float(first_examples(config, count if count <= at_once else -(-count // at_once) * at_once))

@@ -42,16 +42,24 @@ class Inference:
     codebook_stats: Any
 
 
-def create_state(key, autoencoder, discriminator, generator_optimizer, discriminator_optimizer, examples) -> TrainState:
+def create_state(
+    key, autoencoder, discriminator, generator_optimizer, discriminator_optimizer, examples, at_once: int | None = None
+) -> TrainState:
     """Initial state. discriminator: module or None. examples: (n, ...) of what training takes; their values matter
-    where codes start from tokens."""
+    where codes start from tokens. at_once: of more examples, this many go through the encoder at a time."""
     generator_key, discriminator_key, quantizer_key = jax.random.split(key, 3)
-    variables = autoencoder.init({"params": generator_key, "quantizer": quantizer_key}, examples)
+    rngs = {"params": generator_key, "quantizer": quantizer_key}
+    first = examples[:at_once]
+    variables = autoencoder.init(rngs, first)
+    if len(first) < len(examples):
+        tokens = _encoded(autoencoder, variables, examples, len(first))
+        started = autoencoder.init(rngs, tokens, method=lambda module, latents: module.quantizer(latents))
+        variables = {name: {**of_all, **started.get(name, {})} for name, of_all in variables.items()}
     params = variables["params"]
     if discriminator is None:
         adversary = Player({}, {})
     else:
-        weights = discriminator.init(discriminator_key, examples)["params"]
+        weights = discriminator.init(discriminator_key, first)["params"]
         adversary = Player(weights, discriminator_optimizer.init(weights))
     return TrainState(
         step=jnp.zeros((), jnp.int32),  # each count a buffer of its own: one cannot be donated twice
@@ -64,6 +72,15 @@ def create_state(key, autoencoder, discriminator, generator_optimizer, discrimin
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
     )
+
+
+def _encoded(autoencoder, variables, examples, at_once: int):
+    """The encoder's outputs of all examples: (n, ..., d). Raises ValueError unless at_once divides n."""
+    if len(examples) % at_once:
+        raise ValueError(f"{len(examples)} examples cannot go {at_once} at a time: give a multiple of that.")
+    groups = examples.reshape(-1, at_once, *examples.shape[1:])
+    latents = jax.lax.map(lambda group: autoencoder.apply(variables, group, method="encode")[0], groups)
+    return latents.reshape(-1, *latents.shape[2:])
 
 
 def inference_variables(state: TrainState | Inference) -> dict[str, Any]:

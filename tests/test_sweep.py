@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+import os
 import shlex
 import shutil
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -90,25 +93,48 @@ def test_runs_are_done_and_failures_told(experiment, tmp_path, trained_run, monk
     finish(trained_run, runs / "small")
 
     def stages(run, *_):
-        code = (
-            f"import os; print(os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION']); raise SystemExit('no {run.name} today')"
-        )
-        return [[sys.executable, "-c", code], ["false"]]
+        return [[sys.executable, "-c", f"raise SystemExit('no {run.name} today')"], ["false"]]
 
     monkeypatch.setattr(sweep, "stages", stages)
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "")  # so that it is put back
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION")
     with pytest.raises(SystemExit) as ended:
         sweep.main(file, str(runs), 2, "", False, "")
     told = capsys.readouterr()
     assert ended.value.code == 1 and "1 of 2 runs failed: large" in told.err
     assert "2 runs, 1 of them finished already" in told.out
     assert "large: FAILED with exit status 1: no large today" in told.out
-    assert "0.450\n" in (runs / "large.log").read_text()  # of a GPU's memory, for one of two
     assert (runs / "table.md").read_text().count("\n| small") == 1
     with pytest.raises(SystemExit):
         sweep.main(file, str(runs), 1, "large", False, "")
     assert (runs / "table.md").read_text().count("\n| small") == 1  # the table has all that is finished
+
+
+def test_local_jobs_share_cores_memory_and_compiled_programs(monkeypatch):
+    names = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "JAX_COMPILATION_CACHE_DIR")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    code = "import os; print(*sorted(os.sched_getaffinity(0)), os.path.isdir(os.environ['JAX_COMPILATION_CACHE_DIR']))"
+    ready = threading.Barrier(2)  # so that each thread takes one
+
+    def start(environment):
+        ready.wait()
+        command = [sys.executable, "-c", code]
+        return subprocess.run(
+            command, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+        ).stdout
+
+    whole = os.sched_getaffinity(0)
+    with sweep.local_workers(2) as (pool, environment):
+        told = [line.split() for line in pool.map(start, [environment] * 2)]
+    cores = [{int(core) for core in line[:-1]} for line in told]
+    if len(whole) > 1:
+        assert cores[0] | cores[1] == whole and not cores[0] & cores[1]
+    assert {line[-1] for line in told} == {"True"} and not Path(environment[names[1]]).exists()
+    assert environment[names[0]] == "0.450" and os.sched_getaffinity(0) == whole
+    for name in names:
+        monkeypatch.setenv(name, "mine")
+    with sweep.local_workers(2) as (_, environment):
+        assert not environment.keys() & set(names)
+    assert sweep.cores_of(1) == sweep.cores_of(len(whole) + 1) == []
 
 
 def test_a_finished_sweep_starts_nothing(experiment, tmp_path, trained_run, monkeypatch, capsys):
