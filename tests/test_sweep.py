@@ -185,7 +185,9 @@ def test_a_sweep_may_lie_in_a_bucket(experiment, tmp_path, monkeypatch):
     pytest.importorskip("gcsfs")
     given = []
     monkeypatch.setattr(sweep, "is_finished", lambda *_: False)
-    monkeypatch.setattr(sweep, "perform", lambda run, commands, workdir, say: given.extend(commands) or True)
+    monkeypatch.setattr(
+        sweep, "perform", lambda run, commands, workdir, say, environment: given.extend(commands) or True
+    )
     sweep.main(experiment(*TWO_RUNS), "gs://bucket/study", 1, "small", False, "bash launcher")
     assert "--workdir=gs://bucket/study/small" in given[0]
 
