@@ -1,4 +1,5 @@
-"""Study: a vision transformer beside the convolutions of methods.py, and SimVQ in residual stages and by parts.
+"""Study: a vision transformer beside convolutions, each with SimVQ, VQ and VQ with k-means and restarts, the best rival;
+and SimVQ in residual stages and by parts.
 
     python launch/sweep.py --config=configs/study/architectures.py:reduced --workdir=runs/study/architectures
 or  python -m simvq_jax.train --config=configs/study/architectures.py:reduced --workdir=runs/study/one
@@ -6,6 +7,7 @@ or  python -m simvq_jax.train --config=configs/study/architectures.py:reduced --
 
 from configs import photos_vit, recipes
 from configs.study import base
+from configs.study.methods import METHODS
 
 get_config = base.get_config
 
@@ -15,11 +17,13 @@ def sweep(add, size: str = "reduced"):
     vit = {f"model.{key}": photos_vit.get_config().model[key] for key in ("kind", "patch", "width", "depth", "heads")}
     of = (recipes.paper, recipes.without_restarts, recipes.vanilla)
     paper, fixed, vanilla = (base.changes(recipe, get_config(size)) for recipe in of)
+    rival = {f"quantizer.{key}": value for key, value in METHODS["vq_kmeans_restart"].items()}
     for name, model in (("vit", vit), ("cnn", {})):
         add(f"{name}_simvq", model)
         add(f"{name}_simvq_frozen", {**model, **fixed})
         add(f"{name}_simvq_paper", {**model, **paper})
         add(f"{name}_vq", {**model, **vanilla})
+        add(f"{name}_vq_kmeans_restart", {**model, **rival})
     stages = {"quantizer.codebook_size": 1024, "quantizer.stages": 4}
     add("residual_simvq", stages)
     add("residual_simvq_frozen", {**stages, **fixed})
