@@ -1,4 +1,4 @@
-"""Study: a vision transformer beside convolutions, each with SimVQ, VQ and VQ with k-means and restarts, the best rival;
+"""Study: a vision transformer beside convolutions, each with SimVQ, VQ and the best rival, VQ with k-means and restarts;
 and SimVQ in residual stages and by parts.
 
     python launch/sweep.py --config=configs/study/architectures.py:reduced --workdir=runs/study/architectures
