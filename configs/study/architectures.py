@@ -1,5 +1,5 @@
-"""Study: a vision transformer beside convolutions, each with SimVQ, VQ and the best rival, VQ with k-means and restarts;
-and SimVQ in residual stages and by parts.
+"""Study: a vision transformer beside convolutions, each with SimVQ, VQ and the best rival, VQ with k-means and
+restarts; and SimVQ in residual stages and by parts.
 
     python launch/sweep.py --config=configs/study/architectures.py:reduced --workdir=runs/study/architectures
 or  python -m simvq_jax.train --config=configs/study/architectures.py:reduced --workdir=runs/study/one
