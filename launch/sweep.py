@@ -13,14 +13,15 @@ launch/slurm.sbatch", "bash launch/gke/submit.sh tpu", "bash launch/tpu_pod.sh r
 first two answer before a run has ended: call again only once the queue is empty, or it is submitted twice. At the
 end WORKDIR/table.md has all that is finished.
 
-Several jobs on this machine share its cores and each GPU's memory, so each takes its part of them, of the memory
-unless XLA_PYTHON_CLIENT_MEM_FRACTION says what. What one run has compiled the others use, until the sweep ends, or
-from the folder that JAX_COMPILATION_CACHE_DIR names.
+Several jobs on this machine share its cores and each GPU's memory: each has its part of both to the end, of the memory
+unless XLA_PYTHON_CLIENT_MEM_FRACTION says what. On a machine without accelerator runs use what another one has
+compiled, until the sweep ends, or from the folder that JAX_COMPILATION_CACHE_DIR names.
 """
 
 import contextlib
 import importlib.util
 import inspect
+import itertools
 import os
 import shlex
 import subprocess
@@ -32,14 +33,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from simvq_jax import cli
+from simvq_jax import accelerators, cli
 from simvq_jax.build import evaluated_at, read_evaluation
 from simvq_jax.compare import compare
 from simvq_jax.files import replace_text
 from simvq_jax.run_folder import check_run
 from simvq_jax.store import is_remote, path_of
 
-SHARED = 0.9  # of a GPU's memory, by all jobs together
+MEMORY_SHARED = 0.9  # of a GPU's memory, by all jobs together
 
 
 class Run(NamedTuple):
@@ -118,11 +119,11 @@ def perform(
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{run.name}.log"
     say(f"{run.name}: started, {log}")
+    within = {**os.environ, **environment}
     with log.open("a", encoding="utf-8") as output:
         for command in commands:
             output.write(f"$ {shlex.join(command)}\n")
             output.flush()
-            within = {**os.environ, **environment}
             status = subprocess.run(command, stdout=output, stderr=output, env=within, check=False).returncode
             if status:
                 say(f"{run.name}: FAILED with exit status {status}: {_last_line(log)}")
@@ -148,23 +149,27 @@ def local_workers(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, dict[str, str
         if not shares.empty():
             os.sched_setaffinity(0, shares.get())
 
-    with tempfile.TemporaryDirectory(prefix="sweep_") as programs, ThreadPoolExecutor(jobs, "", take_share) as pool:
-        # Of XLA's own files beside jax's three processes on one GPU are thought to have died (docs/NOTES.md).
-        shared = {"JAX_COMPILATION_CACHE_DIR": programs, "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none"}
-        if jobs > 1:  # one alone would take most of a GPU's memory
-            shared["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{SHARED / jobs:.3f}"
-        yield pool, {name: value for name, value in shared.items() if name not in os.environ}
+    added = {}
+    if jobs > 1:  # one alone would take most of a GPU's memory
+        added["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARED / jobs:.3f}"
+    with (
+        tempfile.TemporaryDirectory(prefix="sweep_") as programs,
+        ThreadPoolExecutor(jobs, initializer=take_share) as pool,
+    ):
+        if not accelerators.extra_of():  # beside a GPU three runs that shared a folder died (docs/NOTES.md)
+            added["JAX_COMPILATION_CACHE_DIR"] = programs
+            added["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA compares the CPU with that of each kept program aloud
+        yield pool, {name: value for name, value in added.items() if name not in os.environ}
 
 
 def cores_of(jobs: int) -> list[set[int]]:
-    """Cores for each of several jobs, as equal as can be; [] where they need none of their own, or cannot have them.
-
-    On two cores three studies' runs took a fifth less time so than where each had threads on both.
-    """
+    """Neighbouring cores for each of several jobs; [] where they need none of their own, or cannot have them. Threads
+    of jobs that compete for cores cost each of them time (docs/NOTES.md)."""
     if jobs == 1 or not hasattr(os, "sched_getaffinity"):
         return []
     cores = sorted(os.sched_getaffinity(0))
-    shares = [set(cores[i::jobs]) for i in range(jobs)]
+    bounds = [len(cores) * i // jobs for i in range(jobs + 1)]
+    shares = [set(cores[begin:end]) for begin, end in itertools.pairwise(bounds)]
     return shares if all(shares) else []
 
 

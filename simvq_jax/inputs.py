@@ -1,6 +1,7 @@
 """From a config to its data: the training stream, and what is evaluated."""
 
 import contextlib
+import itertools
 from collections.abc import Generator, Iterator
 
 import jax
@@ -40,11 +41,12 @@ def build_train_batches(config, skipped: SkipLog, start_step: int, share: BatchS
 
 
 def first_examples(config, count: int) -> np.ndarray:
-    """Some training examples, the same on every process: (count, *example_shape)."""
+    """The first training examples, the same on every process: (count, *example_shape)."""
     source = open_data(config, "train", SkipLog(None))
-    with contextlib.closing(_train_batches(config, source, batch_size=count)) as batches:
-        (examples,) = next(batches).values()
-    return examples
+    at_once = min(count, config.batch_size)  # for every thread reads a batch of its own, ahead of what is asked for
+    with contextlib.closing(_train_batches(config, source, batch_size=at_once)) as batches:
+        wanted = itertools.islice(batches, -(-count // at_once))
+        return np.concatenate([array for batch in wanted for array in batch.values()])[:count]
 
 
 def _train_batches(config, source: Source, **share) -> Generator[Batch]:

@@ -80,11 +80,16 @@ def batch_share(mesh: Mesh) -> BatchShare:
     return BatchShare(shares.index(own), len(shares), tuple(readers[share] for share in shares))
 
 
+def batch_shards(mesh: Mesh) -> int:
+    """Devices that share a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_size") -> None:
     """Raises ValueError unless every micro-batch divides evenly over the devices that share it, and processes can share
     it. key: its config key."""
     batch_share(mesh)  # refuses a mesh that no batch fits
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shards = batch_shards(mesh)
     if batch_size < 1 or accumulate < 1 or batch_size % (shards * accumulate):
         raise ValueError(
             f"{key} {batch_size} is no positive multiple of {shards * accumulate}, the {shards} devices of mesh"

@@ -1,17 +1,20 @@
 """What a run starts from: its newest checkpoint, or a new state whose codes are matched to the first tokens."""
 
+import sys
+
 import jax
 
 from simvq_jax import build
-from simvq_jax.agreement import all_see
+from simvq_jax.agreement import all_see, is_first
 from simvq_jax.checkpoint import Checkpointer, CheckpointError
 from simvq_jax.inputs import first_examples
-from simvq_jax.mesh import state_sharding
+from simvq_jax.mesh import batch_shards, state_sharding
 from simvq_jax.quantize import SimVQ
 from simvq_jax.quantize.basis import check_features
-from simvq_jax.quantize.vq import KMEANS
 from simvq_jax.state import TrainState
 from simvq_jax.step import as_float
+
+MANY_CODES = 2**15  # of which k-means takes minutes on a CPU
 
 
 def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh) -> TrainState:
@@ -28,17 +31,17 @@ def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh)
     quantizer = networks.autoencoder.quantizer
     if isinstance(quantizer, SimVQ) and quantizer.basis_file is not None:
         check_features(quantizer.basis_file, quantizer.basis_shape)
+    examples = _examples_for(config, quantizer)
     # Every device encodes them all, as many at a time as it holds in training.
-    at_once = max(config.batch_size // (config.accumulate * mesh.size), 1)
-    examples = _examples_for(config, quantizer.start_tokens, at_once)
+    at_once = max(config.batch_size // (config.accumulate * batch_shards(mesh)), 1)
 
     def init(key, examples):
         return build.build_state(config, networks, optimizers, key, examples, at_once)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    # A program that runs once: optimising its many random draws would take ten times longer than it saves. k-means of
-    # a large codebook is worth it.
-    quick = {} if config.quantizer.codebook_init == KMEANS else {"xla_backend_optimization_level": 0}
+    # A program that runs once: optimising its many random draws would take ten times longer than it saves, unless many
+    # tokens are looked at.
+    quick = {} if quantizer.starts_at_tokens else {"xla_backend_optimization_level": 0}
     return jax.jit(init, out_shardings=shardings, compiler_options=quick)(jax.random.key(config.seed), examples)
 
 
@@ -52,12 +55,16 @@ def state_template(config, networks, optimizers, mesh) -> TrainState:
     )
 
 
-def _examples_for(config, tokens: int, at_once: int):
-    """Training examples with about as many tokens, in whole groups: (n, ...); None of 0 tokens. Where codes only match
-    the tokens' moments, a batch at most."""
-    if not tokens:
+def _examples_for(config, quantizer):
+    """Training examples with about as many tokens as the quantizer's start looks at: (n, ...); None of no tokens. Where
+    codes only match the tokens' moments, a batch at most."""
+    if not quantizer.start_tokens:
         return None
-    count = -(-tokens // build.tokens_an_example(config))
-    if config.quantizer.codebook_init != KMEANS and config.quantizer.basis_init != "tokens":
+    of_each = build.tokens_an_example(config)
+    count = -(-quantizer.start_tokens // of_each)
+    if not quantizer.starts_at_tokens:
         count = min(count, config.batch_size)
-    return as_float(first_examples(config, count if count <= at_once else -(-count // at_once) * at_once))
+    elif max(quantizer.codebook_sizes) >= MANY_CODES and is_first():
+        codes, tokens = max(quantizer.codebook_sizes), count * of_each
+        print(f"{codes:,} codes start from {tokens:,} tokens: this may take minutes", file=sys.stderr, flush=True)
+    return as_float(first_examples(config, count))

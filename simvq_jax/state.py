@@ -46,7 +46,7 @@ def create_state(
     key, autoencoder, discriminator, generator_optimizer, discriminator_optimizer, examples, at_once: int | None = None
 ) -> TrainState:
     """Initial state. discriminator: module or None. examples: (n, ...) of what training takes; their values matter
-    where codes start from tokens. at_once: of more examples, this many go through the encoder at a time."""
+    where codes start from tokens. at_once: of more examples so many go through the encoder at a time."""
     generator_key, discriminator_key, quantizer_key = jax.random.split(key, 3)
     rngs = {"params": generator_key, "quantizer": quantizer_key}
     first = examples[:at_once]
@@ -75,12 +75,12 @@ def create_state(
 
 
 def _encoded(autoencoder, variables, examples, at_once: int):
-    """The encoder's outputs of all examples: (n, ..., d). Raises ValueError unless at_once divides n."""
-    if len(examples) % at_once:
-        raise ValueError(f"{len(examples)} examples cannot go {at_once} at a time: give a multiple of that.")
-    groups = examples.reshape(-1, at_once, *examples.shape[1:])
+    """The encoder's outputs of all examples: (n, ..., d)."""
+    missing = -len(examples) % at_once  # from a last group, which is filled up
+    filled = jnp.pad(examples, [(0, missing)] + [(0, 0)] * (examples.ndim - 1))
+    groups = filled.reshape(-1, at_once, *examples.shape[1:])
     latents = jax.lax.map(lambda group: autoencoder.apply(variables, group, method="encode")[0], groups)
-    return latents.reshape(-1, *latents.shape[2:])
+    return latents.reshape(-1, *latents.shape[2:])[: len(examples)]
 
 
 def inference_variables(state: TrainState | Inference) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import pytest
 from tiny import tiny_config
 from tiny_sound import tiny_sound_config
 
-from simvq_jax import build
+from simvq_jax import build, start
 from simvq_jax.checkpoint import Checkpointer
-from simvq_jax.inputs import first_examples
+from simvq_jax.data.sources import SkipLog
+from simvq_jax.inputs import build_train_batches, first_examples
 from simvq_jax.mesh import make_mesh
 from simvq_jax.start import initial_state
 from simvq_jax.state import inference_variables
@@ -39,7 +40,7 @@ def codes_of(config, state):
 def test_codes_of_tokens_are_those_of_all_examples_however_many_are_encoded_at_once(kind):
     config = tiny_config(**SMALL, quantizer__codebook_size=20, **OF_TOKENS[kind])
     examples = as_float(np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8))
-    whole, parts = (state_of(config, examples, at_once) for at_once in (None, 4))
+    whole, parts = (state_of(config, examples, at_once) for at_once in (None, 5))  # the last group is not full
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), whole.generator, parts.generator)
     np.testing.assert_allclose(codes_of(config, whole), codes_of(config, parts), atol=1e-4)
     first = codes_of(config, state_of(config, examples[:4]))
@@ -54,25 +55,35 @@ def test_recordings_are_encoded_in_groups_too():
     np.testing.assert_allclose(whole, parts, atol=1e-4)
 
 
-def test_examples_that_do_not_fill_the_groups_are_an_error():
-    config = tiny_config(**SMALL)
-    with pytest.raises(ValueError, match="6 examples cannot go 4 at a time"):
-        state_of(config, np.zeros((6, 8, 8, 3), np.float32), at_once=4)
-
-
-def test_more_codes_than_a_batch_has_tokens_start_from_several_batches(tmp_path):
-    """A batch has 64 tokens here. Codes of that batch alone leave twice as much of later ones."""
-    config = tiny_config(**SMALL, batch_size=4, quantizer__codebook_size=300, **OF_TOKENS["vq"])
+def test_more_codes_than_a_batch_has_tokens_start_from_several_batches(tmp_path, monkeypatch, capsys):
+    """A batch has 512 tokens here, in two parts on eight devices, and 300 codes look at 1,200, of 75 examples."""
+    monkeypatch.setattr(start, "MANY_CODES", 300)
+    config = tiny_config(**SMALL, batch_size=32, accumulate=2, quantizer__codebook_size=300, **OF_TOKENS["vq"])
     networks, optimizers = build.build_networks(config), build.build_optimizers(config)
     mesh = make_mesh(**config.mesh)
     with Checkpointer(tmp_path, 1) as checkpoints, jax.set_mesh(mesh):
         state = initial_state(config, networks, optimizers, checkpoints, mesh)
-    seen = as_float(first_examples(config, 20))
-    variables = inference_variables(state)
-    latents, _ = networks.autoencoder.apply(variables, seen, method="encode")
-    tokens = np.reshape(latents, (-1, config.quantizer.dim))
+    assert "300 codes start from 1,200 tokens" in capsys.readouterr().err
+    (codes,) = codes_of(config, state)
+    np.testing.assert_allclose(
+        codes, codes_of(config, state_of(config, as_float(first_examples(config, 75))))[0], atol=1e-4
+    )
+    assert np.abs(codes - codes_of(config, state_of(config, as_float(first_examples(config, 32))))[0]).max() > 0.01
 
-    def left(codes):
-        return np.mean(np.min(np.sum((tokens[:, None] - codes[None]) ** 2, axis=-1), axis=1))
 
-    assert left(codes_of(config, state)[0]) < 0.6 * left(codes_of(config, state_of(config, seen[:4]))[0])
+def test_codes_that_match_moments_alone_look_at_one_batch(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        start, "first_examples", lambda config, count: asked.append(count) or first_examples(config, count)
+    )
+    config = tiny_config(**SMALL)
+    networks, optimizers, mesh = build.build_networks(config), build.build_optimizers(config), make_mesh(**config.mesh)
+    with Checkpointer(tmp_path, 1) as checkpoints, jax.set_mesh(mesh):
+        initial_state(config, networks, optimizers, checkpoints, mesh)
+    assert asked == [config.batch_size]
+
+
+def test_first_examples_are_those_of_training():
+    config = tiny_config(**SMALL, batch_size=8)
+    (batch,) = next(build_train_batches(config, SkipLog(None), 1)).values()
+    np.testing.assert_array_equal(first_examples(config, 13)[8:], batch[:5])

@@ -93,27 +93,33 @@ def test_runs_are_done_and_failures_told(experiment, tmp_path, trained_run, monk
     finish(trained_run, runs / "small")
 
     def stages(run, *_):
-        return [[sys.executable, "-c", f"raise SystemExit('no {run.name} today')"], ["false"]]
+        code = "import os; print(os.environ['JAX_COMPILATION_CACHE_DIR']); raise SystemExit('no {} today')"
+        return [[sys.executable, "-c", code.format(run.name)], ["false"]]
 
     monkeypatch.setattr(sweep, "stages", stages)
+    monkeypatch.setattr(sweep.accelerators, "extra_of", lambda: "")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     with pytest.raises(SystemExit) as ended:
         sweep.main(file, str(runs), 2, "", False, "")
     told = capsys.readouterr()
     assert ended.value.code == 1 and "1 of 2 runs failed: large" in told.err
     assert "2 runs, 1 of them finished already" in told.out
     assert "large: FAILED with exit status 1: no large today" in told.out
+    assert "/sweep_" in (runs / "large.log").read_text()  # where compiled programs are shared
     assert (runs / "table.md").read_text().count("\n| small") == 1
     with pytest.raises(SystemExit):
         sweep.main(file, str(runs), 1, "large", False, "")
     assert (runs / "table.md").read_text().count("\n| small") == 1  # the table has all that is finished
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not bind processes to cores")
 def test_local_jobs_share_cores_memory_and_compiled_programs(monkeypatch):
     names = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setattr(sweep.accelerators, "extra_of", lambda: "")
     for name in names:
         monkeypatch.delenv(name, raising=False)
     code = "import os; print(*sorted(os.sched_getaffinity(0)), os.path.isdir(os.environ['JAX_COMPILATION_CACHE_DIR']))"
-    ready = threading.Barrier(2)  # so that each thread takes one
+    ready = threading.Barrier(2, timeout=60)  # so that each thread takes one
 
     def start(environment):
         ready.wait()
@@ -134,7 +140,13 @@ def test_local_jobs_share_cores_memory_and_compiled_programs(monkeypatch):
         monkeypatch.setenv(name, "mine")
     with sweep.local_workers(2) as (_, environment):
         assert not environment.keys() & set(names)
-    assert sweep.cores_of(1) == sweep.cores_of(len(whole) + 1) == []
+    monkeypatch.setattr(sweep.accelerators, "extra_of", lambda: "gpu")
+    monkeypatch.delenv(names[1])
+    with sweep.local_workers(1) as (_, environment):
+        assert not environment
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 4, 5, 7, 9})
+    assert sweep.cores_of(3) == [{0, 1}, {2, 4}, {5, 7, 9}]
+    assert sweep.cores_of(1) == sweep.cores_of(8) == []
 
 
 def test_a_finished_sweep_starts_nothing(experiment, tmp_path, trained_run, monkeypatch, capsys):

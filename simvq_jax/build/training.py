@@ -157,9 +157,11 @@ def state_shapes(config, networks: Networks, optimizers: Optimizers) -> TrainSta
     return jax.eval_shape(lambda key: build_state(config, networks, optimizers, key), jax.random.key(0))
 
 
-def build_state(config, networks: Networks, optimizers: Optimizers, key, examples=None, at_once=None) -> TrainState:
-    """Initial training state. examples: (n, *example_shape) float, which the quantizer's start may look at, so many at
-    once; None where only shapes matter."""
+def build_state(
+    config, networks: Networks, optimizers: Optimizers, key, examples=None, at_once: int | None = None
+) -> TrainState:
+    """Initial training state. examples: (n, *example_shape) float, which the quantizer's start may look at; None where
+    only shapes matter. at_once: as in `create_state`."""
     if examples is None:
         examples = jnp.zeros((1, *example_shape(config)))
     return create_state(

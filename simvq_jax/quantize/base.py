@@ -124,6 +124,11 @@ class Quantizer(nn.Module):
         """Tokens that `init` should be given, where it looks at their values; 0 = it does not."""
         return 0
 
+    @property
+    def starts_at_tokens(self) -> bool:
+        """Whether `init` puts codes, or rows of a basis, where tokens are, and does not look at their moments alone."""
+        return False
+
     def check_fields(self):
         for name in ("codebook_size", "dim"):
             if getattr(self, name) < 1:

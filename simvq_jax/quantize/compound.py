@@ -33,6 +33,10 @@ class _Compound(Quantizer):
     def start_tokens(self) -> int:
         return max(stage.start_tokens for stage in self.stages)
 
+    @property
+    def starts_at_tokens(self) -> bool:
+        return any(stage.starts_at_tokens for stage in self.stages)
+
     def check_stages(self):
         if not self.stages:
             raise ValueError("stages is empty but must hold at least one quantizer.")

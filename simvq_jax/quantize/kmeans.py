@@ -29,15 +29,27 @@ def kmeans(key, tokens, weight, size: int, rounds: int = 10):
 
 
 def apart_tokens(key, tokens, weight, size: int):
-    """As `random_tokens`, but a repeated token is moved by a share of the difference of two, if any differ.
+    """As `random_tokens`, but a row that equals one before it is moved by a share of the difference of two tokens, if
+    any differ.
 
     So rows are hardly alike, and keep the shape of the tokens' cloud, its directions and its tails.
     """
     row_key, other_key, share_key = jax.random.split(key, 3)
     rows, others = (random_tokens(k, tokens, weight, size) for k in (row_key, other_key))
-    repeats = jnp.arange(size) >= jnp.sum(weight > 0)
-    share = jnp.where(repeats, APART * jax.random.normal(share_key, (size,)), 0.0)
-    return rows + share[:, None] * (others - jnp.roll(others, 1, axis=0))
+    share = jnp.where(_repeats(rows), APART * jax.random.normal(share_key, (size,)), 0.0)
+    apart = others - jnp.roll(others, 1, axis=0)
+    from_mean = rows - jnp.mean(rows, axis=0, keepdims=True)
+    return rows + share[:, None] * jnp.where(jnp.any(apart != 0, axis=1, keepdims=True), apart, from_mean)
+
+
+def _repeats(rows):
+    """Whether each row (n, d) equals one before it: (n,) bool. Of two different rows that is said once in 2^32."""
+    bits = jax.lax.bitcast_convert_type(jnp.where(rows == 0, 0.0, rows), jnp.uint32)  # -0 is 0
+    factors = jax.random.bits(jax.random.key(0), (rows.shape[1],), jnp.uint32) | 1
+    marks = jnp.sum(bits * factors[None], axis=1)  # integers, which wrap around: in any order the same
+    order = jnp.argsort(marks)  # stable, so the first of equal rows stays first
+    again = jnp.diff(marks[order], prepend=~marks[order[:1]]) == 0
+    return jnp.zeros(len(rows), bool).at[order].set(again)
 
 
 def random_tokens(key, tokens, weight, size: int):

@@ -98,8 +98,12 @@ class SimVQ(RestartedCodes):
 
     @property
     def start_tokens(self) -> int:
-        of_rows = self.codebook_size if self.basis_init == "tokens" else 0
+        of_rows = self.codebook_size if self.starts_at_tokens else 0
         return max(of_rows, START_TOKENS if self.start_scale is not None else 0)
+
+    @property
+    def starts_at_tokens(self) -> bool:
+        return self.basis_init == "tokens"
 
     @property
     def basis_shape(self) -> tuple[int, int]:

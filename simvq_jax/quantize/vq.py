@@ -25,14 +25,18 @@ class _FreeCodes(RestartedCodes):
 
     @property
     def start_tokens(self) -> int:
-        return 4 * self.codebook_size if self.codebook_init == KMEANS else 0
+        return 4 * self.codebook_size if self.starts_at_tokens else 0
+
+    @property
+    def starts_at_tokens(self) -> bool:
+        return self.codebook_init == KMEANS
 
     def start_at(self, rows) -> None:
         raise NotImplementedError("a quantizer of free codes defines start_at(rows)")
 
     def quantize(self, tokens, weight, train: bool) -> Quantized:
         flat, flat_weight = jax.lax.stop_gradient(tokens).reshape(-1, self.dim), weight.reshape(-1)
-        if self.is_initializing() and self.codebook_init == KMEANS:
+        if self.is_initializing() and self.starts_at_tokens:
             self.start_at(kmeans(self.make_rng("params"), flat, flat_weight, self.codebook_size))
         out = super().quantize(tokens, weight, train)
         if train and not self.is_initializing():

@@ -8,7 +8,7 @@ import pytest
 from simvq_jax.quantize import EMAVQ, VQ
 from simvq_jax.quantize import kmeans as kmeans_module
 from simvq_jax.quantize.base import NEVER
-from simvq_jax.quantize.kmeans import kmeans, random_tokens
+from simvq_jax.quantize.kmeans import apart_tokens, kmeans, random_tokens
 
 CENTRES = np.array([[0, 0], [10, 0], [0, 10], [10, 10]], np.float32)
 K, D = 8, 4
@@ -61,6 +61,17 @@ def test_random_tokens_come_once_each_before_any_comes_twice():
     drawn = np.asarray(random_tokens(jax.random.key(1), z, jnp.array([1, 1, 0, 1, 1, 1, 0.0]), 12))[:, 0]
     assert sorted(drawn[:5]) == sorted(drawn[5:10]) == [0, 1, 3, 4, 5]
     assert set(drawn.tolist()) == {0, 1, 3, 4, 5}
+
+
+def test_rows_of_equal_tokens_are_moved_apart_wherever_they_stand():
+    """Eight tokens, of which three are 1, 0 and -0, and the others repeat them."""
+    z = np.float32([[1, 0], [1, -0.0], [2, 0], [1, 0], [3, 5], [2, 0], [3, 5], [1, 0]])
+    rows = np.asarray(jax.jit(apart_tokens, static_argnums=3)(jax.random.key(0), z, jnp.ones(8), 8))
+    assert len(np.unique(rows, axis=0)) == 8
+    for token in np.unique(z, axis=0):  # the first of each stays
+        assert np.any(np.all(rows == token, axis=1))
+    centres = kmeans(jax.random.key(0), np.repeat(z, 4, axis=0), jnp.ones(32), 8)
+    assert len(np.unique(centres, axis=0)) == 8
 
 
 @pytest.mark.parametrize("module", [VQ(K, D, codebook_init="kmeans"), EMAVQ(K, D, codebook_init="kmeans")])
