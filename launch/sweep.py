@@ -40,6 +40,7 @@ from simvq_jax.files import replace_text
 from simvq_jax.run_folder import check_run
 from simvq_jax.store import is_remote, path_of
 
+OF_JAX = ("TF_CPP_MIN_LOG_LEVEL", "1")  # what importing jax adds to the environment
 MEMORY_SHARED = 0.9  # of a GPU's memory, by all jobs together
 
 
@@ -159,7 +160,8 @@ def local_workers(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, dict[str, str
         if not accelerators.extra_of():  # beside a GPU three runs that shared a folder died (docs/NOTES.md)
             added["JAX_COMPILATION_CACHE_DIR"] = programs
             added["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA compares the CPU with that of each kept program aloud
-        yield pool, {name: value for name, value in added.items() if name not in os.environ}
+        chosen = {name for name, value in os.environ.items() if (name, value) != OF_JAX}
+        yield pool, {name: value for name, value in added.items() if name not in chosen}
 
 
 def cores_of(jobs: int) -> list[set[int]]:

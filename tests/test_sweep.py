@@ -136,10 +136,13 @@ def test_local_jobs_share_cores_memory_and_compiled_programs(monkeypatch):
         assert cores[0] | cores[1] == whole and not cores[0] & cores[1]
     assert {line[-1] for line in told} == {"True"} and not Path(environment[names[1]]).exists()
     assert environment[names[0]] == "0.450" and os.sched_getaffinity(0) == whole
-    for name in names:
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+    with sweep.local_workers(2) as (_, environment):
+        assert environment["TF_CPP_MIN_LOG_LEVEL"] == "3"
+    for name in (*names, "TF_CPP_MIN_LOG_LEVEL"):
         monkeypatch.setenv(name, "mine")
     with sweep.local_workers(2) as (_, environment):
-        assert not environment.keys() & set(names)
+        assert not environment
     monkeypatch.setattr(sweep.accelerators, "extra_of", lambda: "gpu")
     monkeypatch.delenv(names[1])
     with sweep.local_workers(1) as (_, environment):
