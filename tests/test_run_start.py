@@ -37,6 +37,7 @@ def codes_of(config, state):
 
 
 @pytest.mark.parametrize("kind", OF_TOKENS)
+@pytest.mark.slow
 def test_codes_of_tokens_are_those_of_all_examples_however_many_are_encoded_at_once(kind):
     config = tiny_config(**SMALL, quantizer__codebook_size=20, **OF_TOKENS[kind])
     examples = as_float(np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8))
@@ -71,6 +72,7 @@ def test_more_codes_than_a_batch_has_tokens_start_from_several_batches(tmp_path,
     assert np.abs(codes - codes_of(config, state_of(config, as_float(first_examples(config, 32))))[0]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_codes_that_match_moments_alone_look_at_one_batch(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
