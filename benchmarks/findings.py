@@ -40,8 +40,7 @@ NAMES = {
     "moment_vq": "W in closed form from the tokens' running moments, an idea of this project",
     "vq, ema_vq": "free codes, by gradient or as running means, from a uniform or normal start",
     "..._kmeans_restart": (
-        "the same from k-means of the encoder's first tokens, four a code (of 65,536 in seeds 1 and 2 from those of a"
-        " batch, 4,096, repeated ones moved apart); codes long out of use are moved to tokens"
+        "the same from k-means of the encoder's first tokens, four a code; codes long out of use are moved to tokens"
     ),
     "factorized_vq": "VQGAN-FC",
     "vqgan_lc": "a trained projector over frozen features, of a tokenizer trained before (`benchmarks/features.py`)",
