@@ -112,6 +112,16 @@ def test_runs_are_done_and_failures_told(experiment, tmp_path, trained_run, monk
     assert (runs / "table.md").read_text().count("\n| small") == 1  # the table has all that is finished
 
 
+def test_each_of_two_local_jobs_has_its_part_of_a_gpu_s_memory(experiment, tmp_path, monkeypatch):
+    code = "import os; print(os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])"
+    monkeypatch.setattr(sweep, "stages", lambda *_: [[sys.executable, "-c", code], ["false"]])
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    with pytest.raises(SystemExit):
+        sweep.main(experiment(*TWO_RUNS), str(tmp_path / "runs"), 2, "", False, "")
+    for name in ("small", "large"):
+        assert "0.450\n" in (tmp_path / f"runs/{name}.log").read_text()
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not bind processes to cores")
 def test_local_jobs_share_cores_memory_and_compiled_programs(monkeypatch):
     names = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "JAX_COMPILATION_CACHE_DIR")

@@ -7,7 +7,7 @@ or  python -m simvq_jax.train --config=configs/study/architectures.py:reduced --
 
 from configs import photos_vit, recipes
 from configs.study import base
-from configs.study.methods import METHODS
+from configs.study.methods import RIVAL
 
 get_config = base.get_config
 
@@ -17,13 +17,12 @@ def sweep(add, size: str = "reduced"):
     vit = {f"model.{key}": photos_vit.get_config().model[key] for key in ("kind", "patch", "width", "depth", "heads")}
     of = (recipes.paper, recipes.without_restarts, recipes.vanilla)
     paper, fixed, vanilla = (base.changes(recipe, get_config(size)) for recipe in of)
-    rival = {f"quantizer.{key}": value for key, value in METHODS["vq_kmeans_restart"].items()}
     for name, model in (("vit", vit), ("cnn", {})):
         add(f"{name}_simvq", model)
         add(f"{name}_simvq_frozen", {**model, **fixed})
         add(f"{name}_simvq_paper", {**model, **paper})
         add(f"{name}_vq", {**model, **vanilla})
-        add(f"{name}_vq_kmeans_restart", {**model, **rival})
+        add(f"{name}_vq_kmeans_restart", {**model, **RIVAL})
     stages = {"quantizer.codebook_size": 1024, "quantizer.stages": 4}
     add("residual_simvq", stages)
     add("residual_simvq_frozen", {**stages, **fixed})

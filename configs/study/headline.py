@@ -10,7 +10,7 @@ d = 128, and steps enough for a window of 20 tokens a code at the largest K.
 
 from configs import quickstart, recipes
 from configs.study import base
-from configs.study.methods import METHODS, MLP_WIDTH
+from configs.study.methods import MLP_WIDTH, RIVAL
 
 SIZES = (1024, 8192, 65_536)
 SEEDS = (0, 1, 2)
@@ -27,7 +27,6 @@ def sweep(add):
     """`add(name, changes)` for each run."""
     of = (recipes.paper, recipes.without_restarts, recipes.vanilla)
     paper, fixed, vanilla = (base.changes(recipe, get_config()) for recipe in of)
-    rival = {f"quantizer.{key}": value for key, value in METHODS["vq_kmeans_restart"].items()}
     for k in SIZES:
         size = {"quantizer.codebook_size": k}
         for seed in SEEDS:
@@ -36,7 +35,7 @@ def sweep(add):
             add(f"simvq_trained_{k}_seed{seed}", {**size, **fixed, "quantizer.trainable_basis": True, "seed": seed})
             add(f"simvq_paper_{k}_seed{seed}", {**size, **paper, "seed": seed})
             add(f"vq_{k}_seed{seed}", {**size, **vanilla, "seed": seed})
-            add(f"vq_kmeans_restart_{k}_seed{seed}", {**size, **rival, "seed": seed})
+            add(f"vq_kmeans_restart_{k}_seed{seed}", {**size, **RIVAL, "seed": seed})
         add(f"simvq_mlp_{k}_seed0", {**size, **fixed, "quantizer.hidden": MLP_WIDTH, "seed": 0})
     residual = {"quantizer.codebook_size": 1024, "quantizer.stages": 4, "seed": 0}
     add("residual_simvq_1024_seed0", residual)

@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "moment_vq": {"kind": "moment_vq"},
     "simvq": {"kind": "simvq"},
 }
+RIVAL = {f"quantizer.{key}": value for key, value in METHODS["vq_kmeans_restart"].items()}  # the best one
 HEADLINE = ("vq", "simvq", "simvq_plain", "simvq_paper")  # of which every seed is run, others of the first alone
 SEEDS = {"reduced": (0,), "full": (0, 1, 2)}
 get_config = base.get_config
