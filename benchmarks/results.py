@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks import aims, findings, recovery, toy_picture
 from benchmarks.runs import FOLDER, Run, grouped, method_of, read, spread, stages_of
 from benchmarks.timing import markdown_table
+from configs.study import architectures, base
 from launch import sweep
 from simvq_jax import cli
 from simvq_jax.drawing import charts
@@ -78,11 +79,17 @@ def picture(name: str, series, title: str, unit: str, include=(0.0,)) -> str:
     return f"![{title}](results/{name}.svg)"
 
 
-def plain(study: str, title: str, say: Callable[[list[Run]], str] = lambda runs: "") -> str:
-    """A study of one table, a row a run, and what `say` makes of the runs."""
+def plain(study: str, title: str, say: Callable[[list[Run]], str] = lambda runs: "", beside: Iterable[Run] = ()) -> str:
+    """A study of one table, a row a run, and what `say` makes of the runs. beside: runs of another study, rows too."""
     runs = read(study)
-    figures = table(grouped(runs, lambda run: (run["run"], codebooks_of(run))), ["run", "K"])
+    figures = table(grouped([*runs, *beside], lambda run: (run["run"], codebooks_of(run))), ["run", "K"])
     return section(title, study, runs, figures, say(runs))
+
+
+def convolutions() -> list[Run]:
+    """Of the study of methods, what the vision transformer's runs stand beside."""
+    k = base.get_config().quantizer.codebook_size
+    return [run for run in read("methods") if run["run"] in {f"{name}_{k}_seed0" for name in architectures.OF_METHODS}]
 
 
 def codebooks_of(run: Run) -> str:
@@ -170,7 +177,7 @@ def write() -> None:
         by_size("headline", "The default recipe"),
         by_size("methods", "Methods and codebook sizes"),
         toy(),
-        plain("architectures", "Convolutions, a vision transformer, several codebooks"),
+        plain("architectures", "A vision transformer, several codebooks, and convolutions", beside=convolutions()),
         recovered(),
         plain("basis", "The basis: random or of tokens, frozen or trained", findings.trained_basis),
         plain("rate", "Learning rate and schedule of W"),

@@ -10,7 +10,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 256  # global
     config.seed = 0
     config.log_every = 100
-    config.eval_every = 5_000
+    config.eval_every = 5_000  # and before the first step and after the last; 0 = never during training
     config.checkpoint_every = 5_000
     config.keep_checkpoints = 3
     config.max_skipped_in_a_row = 20  # non-finite steps before training gives up

@@ -27,7 +27,7 @@ from simvq_jax.writers import has_evaluation, open_writer
 
 
 class Trained(NamedTuple):
-    """The last state, and whether that is the end: at `config.steps`, and evaluated there."""
+    """The last state, and whether that is the end: at `config.steps`, with the evaluations that are asked for."""
 
     state: TrainState
     whole: bool
@@ -89,7 +89,7 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
     ):
         skipped = SkipLog(stage.folder / skip_list())
         batches = ends.enter_context(contextlib.closing(build_train_batches(config, skipped, start, batch_share(mesh))))
-        owed = start == 0 or (_is_due(start, config.eval_every, config.steps) and not _evaluated(stage.folder, start))
+        owed = _evaluates(config, start) and (start == 0 or not _evaluated(stage.folder, start))
 
         def save():
             """Rows up to a checkpoint are never lost: a resume does not write them again."""
@@ -115,7 +115,7 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
             pending = (step, metrics)
             if stop.asked():
                 last = step
-            due_evaluation = _is_due(step, config.eval_every, config.steps)
+            due_evaluation = _evaluates(config, step)
             due_checkpoint = _is_due(step, config.checkpoint_every, last)
             if due_evaluation or due_checkpoint:
                 observe.step(*pending)
@@ -137,6 +137,11 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
 
 def _is_due(step: int, every: int, last: int) -> bool:
     return step % every == 0 or step == last
+
+
+def _evaluates(config, step: int) -> bool:
+    """Whether the weights of this step are evaluated: the first, the last, and every `eval_every` between; 0 = none."""
+    return config.eval_every > 0 and _is_due(step, config.eval_every, config.steps)
 
 
 def _evaluated(folder: Path, step: int) -> bool:

@@ -1,5 +1,6 @@
 """launch/sweep.py: the runs of a file, what is left of them, failures, and lines for a cluster."""
 
+import copy
 import importlib.util
 import json
 import os
@@ -58,10 +59,10 @@ def test_the_study_s_runs_build():
     sized = [f"{file}:{size}" for file in studies if file.stem != "headline" for size in ("reduced", "full")]
     quantizers = {}
     for argument in [*sized, str(ROOT / "configs/study/headline.py")]:
-        runs = sweep.planned_runs(argument)
+        runs, original = sweep.planned_runs(argument), sweep.cli.load_config(argument)[1]
         assert len(runs) > 1
         for run in runs:
-            config = sweep.cli.load_config(argument)[1]
+            config = copy.deepcopy(original)
             config.update_from_flattened_dict(run.changes)
             build.check_ranges(config)
             build.build_networks(config)

@@ -33,14 +33,14 @@ def rows_without_speed(run):
     return {name: steps for name, steps in numbers.items() if name != "train/examples_per_second"}
 
 
-def test_four_steps_are_two_steps_a_resume_and_two_more(tmp_path):
+def test_four_steps_are_three_a_resume_and_one_more(tmp_path, trained_run):
     """Parameters, both optimisers, EMA, LeCAM, statistics and the data's order survive an early end."""
-    whole = train.train(tiny_config(), tmp_path / "whole")
+    whole = train.train(tiny_config(), trained_run)  # finished: no more than read
     half = train.train(tiny_config(), tmp_path / "halves", stop_at=3)
     assert int(half.step) == 3
     resumed = train.train(tiny_config(), tmp_path / "halves")
     assert_same_state(whole, resumed)
-    assert rows_without_speed(tmp_path / "whole") == rows_without_speed(tmp_path / "halves")
+    assert rows_without_speed(trained_run) == rows_without_speed(tmp_path / "halves")
 
 
 def test_a_run_folder_holds_what_is_promised(trained_run):
@@ -59,6 +59,13 @@ def test_a_finished_run_started_again_trains_no_further(trained_run, capsys):
     state = train.train(tiny_config(), trained_run)
     assert int(state.step) == 4
     assert (trained_run / "metrics.jsonl").read_text() == before
+
+
+def test_held_out_data_are_left_alone_where_no_evaluation_is_asked_for(tmp_path):
+    state = train.train(tiny_config(eval_every=0), tmp_path / "run")
+    assert int(state.step) == 4
+    numbers = read_metrics(tmp_path / "run").numbers
+    assert "train/loss" in numbers and not [name for name in numbers if name.startswith("eval/")]
 
 
 def test_another_config_is_refused_and_nothing_touched(trained_run):
@@ -116,6 +123,7 @@ def test_checkpoints_without_a_config_are_refused(tmp_path):
         ({"losses__l1": 0.0, "losses__l2": 0.0}, "losses.l1 and losses.l2 are 0 and no LPIPS is given"),
         ({"discriminator__layers": 0}, "discriminator.layers is 0"),
         ({"log_every": 0}, "log_every is 0"),
+        ({"eval_every": -1}, "eval_every is -1 but must be at least 0"),
         ({"dtype": "float8"}, "dtype is 'float8' but must be one of float32, bfloat16"),
         ({"quantizer__kind": "gumbel"}, "quantizer.kind is 'gumbel' but must be one of"),
         ({"discriminator__loss": "wgan"}, "discriminator.loss is 'wgan'"),

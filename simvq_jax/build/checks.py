@@ -8,7 +8,6 @@ AT_LEAST_ONE = (
     "batch_size",
     "accumulate",
     "log_every",
-    "eval_every",
     "checkpoint_every",
     "keep_checkpoints",
     "max_skipped_in_a_row",
@@ -31,6 +30,7 @@ AT_LEAST_ONE = (
     "discriminator.layers",
 )
 NOT_NEGATIVE = (
+    "eval_every",
     "losses.l1",
     "losses.l2",
     "losses.lpips",
