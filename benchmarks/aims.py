@@ -45,7 +45,7 @@ def section(headline: list[Run], recovery: list[Run], architectures: list[Run]) 
         f" least {TOKENS_A_CODE} a code were asked for), and behind it over just {TOKENS_A_CODE} a code, of which a"
         " code with a tenth of the mean's tokens is missed one time in seven. Codes move within either window, and"
         " those that restart do so to tokens of training, so fewer may be in use at any one moment: held out is the"
-        " sterner measure."
+        " sterner measure. UR-AUC: the mean share in use over training from starts at wrong scales, in percent."
     )
     return "\n\n".join(["## What was to be reached", text, markdown_table(list(Aim._fields), found)])
 

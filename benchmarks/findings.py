@@ -55,20 +55,20 @@ NAMES = {
 
 def more_codes(runs: list[Run]) -> str:
     """Says of methods with several seeds whether PSNR rises with K beyond their spread; "" where there are none."""
-    rises: dict[tuple[int, int], dict[bool, list[str]]] = {}
+    rises: dict[tuple[int, int], dict[str, list[str]]] = {}
     for (method,), of in sorted(grouped(runs, lambda run: (method_of(run),)).items()):
         by_k: dict[int, list[float]] = {}
         for run in of:
             by_k.setdefault(run["codebook_size"], []).append(run["figures"]["eval/psnr"])
         seeded = sorted((k, values) for k, values in by_k.items() if len(values) > 1)
         for (k, before), (more, after) in itertools.pairwise(seeded):
-            pair = rises.setdefault((k, more), {True: [], False: []})
-            pair[min(after) > max(before)].append(method)
-    return " ".join(
-        f"From K = {k:,} to {more:,}, PSNR rises beyond the spread of the seeds for {', '.join(which[True]) or 'none'},"
-        f" not for {', '.join(which[False]) or 'none'}."
-        for (k, more), which in sorted(rises.items())
-    )
+            pair = rises.setdefault((k, more), {"for": [], "not for": []})
+            pair["for" if min(after) > max(before) else "not for"].append(method)
+    sentences = []
+    for (k, more), which in sorted(rises.items()):
+        said = [f"{words} {', '.join(methods)}" for words, methods in which.items() if methods]
+        sentences.append(f"From K = {k:,} to {more:,}, PSNR rises beyond the spread of the seeds {', '.join(said)}.")
+    return " ".join(sentences)
 
 
 def better(runs: list[Run]) -> str:

@@ -30,7 +30,7 @@ def table(runs: list[Run]) -> str:
         cells = [regained(of_scale.get(scale), best) for scale in scales]
         wrong = [run["figures"] for scale, run in of_scale.items() if scale != 1]
         ends = [
-            spread([figures[name] for figures in wrong], form)
+            spread([figures[name] for figures in wrong], form) if wrong else "-"
             for name, form in (("eval/codebook_utilization", "{:.1%}".format), ("eval/psnr", "{:.1f}".format))
         ]
         rows.append([f"{k:,}", name, f"{areas[k, name]:.1f}" if (k, name) in areas else "-", *cells, *ends])

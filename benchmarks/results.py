@@ -79,17 +79,25 @@ def picture(name: str, series, title: str, unit: str, include=(0.0,)) -> str:
     return f"![{title}](results/{name}.svg)"
 
 
-def plain(study: str, title: str, say: Callable[[list[Run]], str] = lambda runs: "", beside: Iterable[Run] = ()) -> str:
-    """A study of one table, a row a run, and what `say` makes of the runs. beside: runs of another study, rows too."""
+def plain(study: str, title: str, say: Callable[[list[Run]], str] = lambda runs: "") -> str:
+    """A study of one table, and what `say` makes of the runs."""
     runs = read(study)
-    figures = table(grouped([*runs, *beside], lambda run: (run["run"], codebooks_of(run))), ["run", "K"])
-    return section(title, study, runs, figures, say(runs))
+    return section(title, study, runs, by_run(runs), say(runs))
 
 
-def convolutions() -> list[Run]:
-    """Of the study of methods, what the vision transformer's runs stand beside."""
-    k = base.get_config().quantizer.codebook_size
-    return [run for run in read("methods") if run["run"] in {f"{name}_{k}_seed0" for name in architectures.OF_METHODS}]
+def by_architecture() -> str:
+    """Study (i): a vision transformer and several codebooks, and of the study of methods what they stand beside."""
+    runs, k = read("architectures"), base.get_config().quantizer.codebook_size
+    names = {f"{method}_{k}_seed0" for method in architectures.OF_METHODS}
+    convolutions = [run for run in read("methods") if run["run"] in names]
+    whose = f"The last {len(convolutions)} rows are convolutions, of one codebook: runs of the study of methods."
+    title = "A vision transformer, several codebooks, and convolutions"
+    return section(title, "architectures", runs, whose if convolutions else "", by_run([*runs, *convolutions]))
+
+
+def by_run(runs: list[Run]) -> str:
+    """A row a run."""
+    return table(grouped(runs, lambda run: (run["run"], codebooks_of(run))), ["run", "K"])
 
 
 def codebooks_of(run: Run) -> str:
@@ -177,7 +185,7 @@ def write() -> None:
         by_size("headline", "The default recipe"),
         by_size("methods", "Methods and codebook sizes"),
         toy(),
-        plain("architectures", "A vision transformer, several codebooks, and convolutions", beside=convolutions()),
+        by_architecture(),
         recovered(),
         plain("basis", "The basis: random or of tokens, frozen or trained", findings.trained_basis),
         plain("rate", "Learning rate and schedule of W"),

@@ -126,7 +126,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.discriminator.band_sizes = (2048, 1024, 512)  # sound: sizes of spectra that are looked at by bands
     config.discriminator.resolution_weight = 1.0  # sound: of the resolution discriminators' terms
     config.discriminator.learning_rate = 1e-4
-    config.discriminator.start = 0  # first step at which it takes part
+    config.discriminator.start = 0  # first step at which it takes part; Adam and schedule count from 0, as officially
     config.discriminator.weight = 0.1  # of its terms in the generator's loss, matched features of sound among them
     config.discriminator.adaptive = False  # pictures: scale the weight by VQGAN's ratio of gradients
     config.discriminator.generator_loss = "non_saturating"  # pictures: non_saturating | hinge | vanilla

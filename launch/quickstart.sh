@@ -14,9 +14,9 @@ say() { printf '\n== %s\n' "$1" >&2; }
 
 pictures() {
   say "1/4 training SimVQ (runs/quickstart)"
-  "$PYTHON" -m simvq_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
+  "$PYTHON" -m simvq_jax.train --stopped_status=75 --config=configs/quickstart.py --workdir=runs/quickstart
   say "2/4 training the vanilla baseline for the same steps (runs/quickstart_vq)"
-  "$PYTHON" -m simvq_jax.train --config=configs/quickstart.py:vq --workdir=runs/quickstart_vq
+  "$PYTHON" -m simvq_jax.train --stopped_status=75 --config=configs/quickstart.py:vq --workdir=runs/quickstart_vq
   say "3/4 evaluating on held-out regions, writing the reports"
   "$PYTHON" -m simvq_jax.report --run=runs/quickstart
   "$PYTHON" -m simvq_jax.report --run=runs/quickstart_vq
@@ -27,7 +27,7 @@ pictures() {
 
 speech() {
   say "1/3 training SimVQ on speech (runs/speech_quickstart)"
-  "$PYTHON" -m simvq_jax.train --config=configs/speech_quickstart.py --workdir=runs/speech_quickstart
+  "$PYTHON" -m simvq_jax.train --stopped_status=75 --config=configs/speech_quickstart.py --workdir=runs/speech_quickstart
   say "2/3 evaluating on held-out sentences and voices, writing the report"
   "$PYTHON" -m simvq_jax.report --run=runs/speech_quickstart
   say "3/3 its figures"

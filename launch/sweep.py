@@ -93,12 +93,10 @@ def is_finished(run: Run, argument: str, workdir: Path) -> bool:
     return bool(there) and (folder / "checkpoints" / str(config.steps)).is_dir()
 
 
-def stages(run: Run, argument: str, workdir: Path, python: str = sys.executable) -> list[list[str]]:
-    """The commands of a run, in order."""
-    return [
-        [python, "-m", "simvq_jax.train", *training_flags(run, argument, workdir)],
-        [python, "-m", "simvq_jax.evaluate", f"--run={workdir / run.name}"],
-    ]
+def command_of(run: Run, argument: str, workdir: Path, python: str = sys.executable) -> list[str]:
+    """What trains and evaluates a run; its exit status is not 0 where it was stopped before."""
+    train = [python, "-m", "simvq_jax.train", "--evaluate", "--stopped_status=75"]
+    return [*train, *training_flags(run, argument, workdir)]
 
 
 def training_flags(run: Run, argument: str, workdir: Path) -> list[str]:
@@ -113,24 +111,20 @@ def _spelled(value: Any) -> str:
 
 
 def perform(
-    run: Run, commands: list[list[str]], workdir: Path, say: Callable[[str], None], environment: dict[str, str]
+    run: Run, command: list[str], workdir: Path, say: Callable[[str], None], environment: dict[str, str]
 ) -> bool:
-    """Runs the commands one after the other. environment: added to this one. -> whether all ended well."""
+    """Runs the command. environment: added to this one. -> whether it ended well."""
     logs = Path("sweeps") / workdir.name if is_remote(workdir) else workdir
-    logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{run.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     say(f"{run.name}: started, {log}")
     within = {**os.environ, **environment}
     with log.open("a", encoding="utf-8") as output:
-        for command in commands:
-            output.write(f"$ {shlex.join(command)}\n")
-            output.flush()
-            status = subprocess.run(command, stdout=output, stderr=output, env=within, check=False).returncode
-            if status:
-                say(f"{run.name}: FAILED with exit status {status}: {_last_line(log)}")
-                return False
-    say(f"{run.name}: ended well")
-    return True
+        output.write(f"$ {shlex.join(command)}\n")
+        output.flush()
+        status = subprocess.run(command, stdout=output, stderr=output, env=within, check=False).returncode
+    say(f"{run.name}: FAILED with exit status {status}: {_last_line(log)}" if status else f"{run.name}: ended well")
+    return not status
 
 
 def _last_line(log: Path) -> str:
@@ -196,13 +190,13 @@ def main(config: str, workdir: str, jobs: int, only: str, commands: bool, throug
     left = [run for run in runs if run in unfinished]
     if commands:
         for run in left:
-            print(" && ".join(shlex.join(stage) for stage in stages(run, config, folder, python="python")))
+            print(shlex.join(command_of(run, config, folder, python="python")))
         return
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them finished already", flush=True)
 
     def start(run: Run, environment: dict[str, str]) -> bool:
-        launched = [[*shlex.split(through), *training_flags(run, config, folder)]]
-        return perform(run, launched if through else stages(run, config, folder), folder, say, environment)
+        launched = [*shlex.split(through), *training_flags(run, config, folder)]
+        return perform(run, launched if through else command_of(run, config, folder), folder, say, environment)
 
     if through:
         with ThreadPoolExecutor(jobs) as pool:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from simvq_jax import cli
-from simvq_jax.build import read_config, read_evaluation
+from simvq_jax.build import codebooks_named, read_config, read_evaluation
 from simvq_jax.drawing.curves import read_metrics
 from simvq_jax.store import path_of
 
@@ -60,7 +60,7 @@ def _figures(run: Path) -> dict[str, Any]:
     trained = (run / "metrics.jsonl").exists()  # not where it was converted or packed
     numbers = read_metrics(run).numbers if trained else {}
     training = {name: by_step[max(by_step)] for name, by_step in numbers.items() if name.startswith("train/")}
-    named = {"method": config.quantizer.kind, "K": f"{config.quantizer.codebook_size:,}"}
+    named = {"method": config.quantizer.kind, "K": codebooks_named(config.quantizer, config.quantizer.codebook_size)}
     return training | evaluation | named | {"evaluated on": _data(evaluation)}
 
 

@@ -31,6 +31,7 @@ from simvq_jax.scoring.distances import FrechetDistances
 from simvq_jax.store import path_of, staged
 
 FILES = ("lpips_vgg", "lpips_linear", *cli.default_config().metrics)  # keys of config.losses and config.metrics
+PAIRS = (("lpips_vgg", "lpips_linear"), ("lpips_alex", "lpips_alex_linear"))  # of them, of use together alone
 OF_SOUND = ("crepe", "utmos")  # of these; the others are of pictures
 KEPT = 16  # pictures or recordings kept for the report
 TOKENS = 4096  # encoder outputs kept for the report
@@ -96,8 +97,8 @@ def evaluate(
             progress.update(samples.seen)
     if not any(of_batch["mask"].any() for of_batch in figures):
         raise ValueError(
-            f"none of the {len(data)} held-out {data.noun} of {data.source} can be read: replace those files, or choose"
-            " other data."
+            f"none of the {len(data)} {data.noun} of {data.source}, split {data.split}, can be read: replace those"
+            " files, or choose other data."
         )
     of_all = scorer.of_batches(figures) | distances.values()
     mask = np.concatenate([of_batch.pop("mask") for of_batch in figures])
@@ -192,12 +193,14 @@ def _codebook(autoencoder, variables, counts) -> tuple[np.ndarray, np.ndarray, d
     return codes, singular_values, metrics
 
 
-def evaluate_run(run: Path, data: str | None = None, limit: int = 0, data_dir: str = "", **files: str) -> Evaluation:
+def evaluate_run(
+    run: Path, data: str | None = None, limit: int = 0, data_dir: str = "", split: str = "eval", **files: str
+) -> Evaluation:
     """Evaluates the EMA weights of a run's newest checkpoint on the held-out part of its data, or of `data`.
 
-    limit: crops or recordings, evenly spread; 0 = all. data_dir: of TFDS datasets; "" leaves that of the config. files:
-    of weights, by their key in config.metrics or config.losses; "" or none leaves that of the config, if it is still
-    there.
+    limit: crops or recordings, evenly spread; 0 = all. data_dir: of TFDS datasets; "" leaves that of the config. split:
+    "eval", what is held out, "train" or "all". files: of weights, by their key in config.metrics or config.losses; ""
+    or none leaves that of the config, if it is still there.
     """
     tokenizer = load(run)
     config = tokenizer.config
@@ -207,7 +210,7 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0, data_dir: s
     # A run is evaluated on whatever devices there are.
     config.data.eval_batch_size += -config.data.eval_batch_size % mesh.size
     with staged(path_of(run), skip_list()) as stage, jax.set_mesh(mesh):
-        eval_data = EvalData(config, SkipLog(stage.folder / skip_list()), source=data or "", limit=limit)
+        eval_data = EvalData(config, SkipLog(stage.folder / skip_list()), source=data or "", limit=limit, split=split)
         variables = place_whole(tokenizer.variables, mesh)
         perceptual = place_whole(build_perceptual(config), mesh)
         scorer = make_scorer(config, tokenizer.autoencoder, perceptual, mesh)
@@ -221,6 +224,7 @@ def evaluate_run(run: Path, data: str | None = None, limit: int = 0, data_dir: s
 
 def _choose_files(config, files: dict[str, str], run: Path) -> None:
     """Sets the files of weights that score. Those of the config may have stayed on another machine."""
+    lost = set()
     for name in FILES:
         part = config.losses if name in config.losses else config.metrics
         path = files.get(name, "")
@@ -229,8 +233,27 @@ def _choose_files(config, files: dict[str, str], run: Path) -> None:
             raise ValueError(f"{run} is a tokenizer of {kinds[0]} but {name} is of {kinds[1]}: leave it out.")
         if not path and part[name] and not Path(part[name]).is_file():
             logging.warning("%s of the run is not here: going on without it (give --%s).", part[name], name)
-            part[name] = ""
-        part[name] = path or part[name]
+            lost.add(name)
+        part[name] = path or ("" if name in lost else part[name])
+    for pair in PAIRS:
+        if lost & {*pair} and not any(files.get(name) for name in pair):  # one alone is of no use
+            for name in pair:
+                (config.losses if name in config.losses else config.metrics)[name] = ""
+
+
+def says_as_much(known: dict[str, Any], result: Evaluation) -> bool:
+    """Whether a written evaluation (`save_figures`) is of the same weights, scored on the same data in the same way,
+    and has all figures of the result; it may have more, of weight files that were not given now."""
+    alike = ("step", "model_sha256", "data_identity", "split", "limit", "batch_size", "preprocessing")
+    before = known.get("provenance", {})
+    return all(before.get(key) == result.provenance.get(key) for key in alike) and result.metrics.keys() <= known.keys()
+
+
+def tell(out: Path, data: str, result: Evaluation) -> None:
+    """Prints the figures, and saves them."""
+    save_figures(out, data, result)
+    for name, value in sorted(result.metrics.items()) if is_first() else ():
+        print(f"{name:32} {value:.6g}")
 
 
 def save_figures(out: Path, data: str, result: Evaluation) -> None:
@@ -265,9 +288,7 @@ def main(run: str, data: str, limit: int, out: str = "", **rest) -> None:
     with cluster.joined(build_timeouts(config), job):
         agreement.check_alike("the command", f"{run} {data} {limit} {rest} {config.to_dict()}")
         result = evaluate_run(folder, data or None, limit, **rest)
-        save_figures(into, data or config.data.source, result)
-        for name, value in sorted(result.metrics.items()) if agreement.is_first() else ():
-            print(f"{name:32} {value:.6g}")
+        tell(into, data or config.data.source, result)
 
 
 if __name__ == "__main__":
@@ -277,6 +298,7 @@ if __name__ == "__main__":
             "run": cli.REQUIRED,
             "data": "",
             "data_dir": "",
+            "split": "eval",
             "limit": 0,
             "out": "",
             **dict.fromkeys(FILES, ""),
@@ -286,6 +308,7 @@ if __name__ == "__main__":
             "run": "run folder, as runs/quickstart",
             "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
             "data_dir": "of TFDS datasets; by default the run's own",
+            "split": "eval (what is held out), train or all",
             "out": "folder for evaluation.json; by default the run's, in which the last evaluation stays",
             "limit": "crops or recordings to evaluate, evenly spread over the set; 0 = all",
             "lpips_vgg": "pictures: VGG16's weights for LPIPS, vgg16-397923af.pth",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from simvq_jax.metrics.codebook import effective_rank, perplexity, utilization
 from simvq_jax.optim import transforms_of
 from simvq_jax.quantize.base import NEVER, USAGE_WINDOW
+from simvq_jax.quantize.basis import rows_may_restart
 
 TOKENS_A_CODE = 20  # of the recent window: enough for every code of an even codebook to be chosen
 NARROW = 0.01  # perplexity over K (or the window) below which a codebook too large for LOW yet is said to collapse
@@ -140,8 +141,8 @@ def _cure(quantizer) -> str:
     """What to change where codes fall out of use, "" if nothing is known; `quantizer` as in `CollapseWatch`."""
     simvq = quantizer.kind == "simvq"
     drawn = quantizer.basis_seed < 0 and not quantizer.basis_file
-    stored = drawn and not (quantizer.trainable_basis or quantizer.hidden)
-    if not quantizer.restart_after and (stored if simvq else quantizer.kind in ("vq", "ema_vq")):
+    may_restart = rows_may_restart(trainable=quantizer.trainable_basis, drawn=drawn, hidden=quantizer.hidden)
+    if not quantizer.restart_after and (may_restart if simvq else quantizer.kind in ("vq", "ema_vq")):
         return "set quantizer.restart_after to 8, so that codes out of use start anew where tokens are"
     if not simvq:
         return ""

@@ -83,17 +83,18 @@ class EvalData:
     """What a config's source is evaluated on: crops of its pictures, or its recordings, whole.
 
     Attributes:
-        source: its name. identity: changes when its items do. noun: of what is counted.
+        source: its name. split: which part of it. identity: changes when its items do. noun: of what is counted.
         name_of: of the item at an index.
     """
 
-    def __init__(self, config, skipped: SkipLog, source: str = "", limit: int | None = None):
+    def __init__(self, config, skipped: SkipLog, source: str = "", limit: int | None = None, split: str = "eval"):
         """source: instead of the config's. limit: of crops or recordings, evenly spread, instead of the config's; 0 =
-        all."""
+        all. split: of `sources.py`."""
         data = config.data
         self._batch_size, self._threads = data.eval_batch_size, data.threads
-        self.source, self.noun = source or data.source, "recordings" if of_sound(config) else "crops"
-        opened, limit = open_data(config, "eval", skipped, source), data.eval_limit if limit is None else limit
+        self.source, self.split = source or data.source, split
+        self.noun = "recordings" if of_sound(config) else "crops"
+        opened, limit = open_data(config, split, skipped, source), data.eval_limit if limit is None else limit
         self.identity, self.name_of = opened.identity(), opened.key
         check_alike(f"what {self.source} holds to evaluate", self.identity)
         if of_sound(config):

@@ -31,9 +31,11 @@ def make_mesh(data: int = -1, fsdp: int = 1, codebook: int = 1) -> Mesh:
     if data == -1:
         data = max(devices // (fsdp * codebook), 1)
     if data * fsdp * codebook != devices:
+        left, rest = divmod(devices, fsdp * codebook)
+        mend = f"choose mesh.fsdp and mesh.codebook so that their product divides {devices}"
         raise ValueError(
             f"mesh (data={data}, fsdp={fsdp}, codebook={codebook}) needs {data * fsdp * codebook} devices but"
-            f" {devices} are present: change mesh.data or mesh.fsdp so that their product is {devices}."
+            f" {devices} are present: {mend if rest else f'set mesh.data to {left}, or to -1'}."
         )
     return jax.make_mesh((data, fsdp, codebook), ("data", "fsdp", "codebook"), axis_types=(AxisType.Auto,) * 3)
 

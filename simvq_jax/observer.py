@@ -115,7 +115,9 @@ class Observer:
         if self._window:
             self._log(step)
         if step < self._config.steps:
-            self._progress.note(f"stopped at step {step}, checkpointed: the same command goes on from here")
+            self._progress.note(
+                f"stopped at step {step}, checkpointed: the same command, without --stop_at, goes on from here"
+            )
         if self._skipped.count:
             self._progress.note(
                 f"{self._skipped.count} unreadable file(s) were skipped: see {self._workdir / self._skipped.path.name}"

@@ -118,7 +118,8 @@ def limit_spread(inner: optax.GradientTransformation, limit: float) -> optax.Gra
     The codebook's loss spreads codes further than tokens, for it counts large errors most; but a code outside the
     tokens is never chosen. Where codes are spread over LOST times the limit, W is shrunk in place of a step: of codes
     far outside few are chosen, W turns until those fit, and Adam would remember such gradients for hundreds of steps.
-    Codes that are too close together need no help, for W then grows by its rate.
+    Codes that are too close together need no help, for W then grows by its rate. W alone is shrunk, about b: rows of C
+    are meant to be centred, as drawn ones are; the hidden features of an MLP are not, so its codes' mean moves too.
 
     Needs the extra argument `codebook_stats`, the collection of the model whose parameters these are: it has
     `spread_ratio` where they have `transform`, wherever in the model the quantizer is.

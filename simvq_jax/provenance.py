@@ -37,7 +37,7 @@ def provenance(tokenizer: Tokenizer, data: EvalData, limit: int) -> dict[str, An
         "step": tokenizer.step,
         "model_sha256": tokenizer.fingerprint(decoder=True),
         "data_identity": data.identity,
-        "split": "eval",
+        "split": data.split,
         "limit": limit,
         "batch_size": config.data.eval_batch_size,  # the official PSNR is of whole batches
         "preprocessing": _preprocessing(config),

@@ -18,7 +18,7 @@ from PIL import Image
 from simvq_jax import cli
 from simvq_jax.api import ImageTokenizer, SoundTokenizer, Tokenizer, hub, load
 from simvq_jax.api.packed import write_packed
-from simvq_jax.build import read_conversion, read_evaluation
+from simvq_jax.build import codebooks_named, read_conversion, read_evaluation
 from simvq_jax.data import images
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.data.views import Views
@@ -127,9 +127,8 @@ def card(
     parts = [
         f"---\n{chr(10).join(front)}\n---",
         f"# {name}",
-        f"A tokenizer of {'sound' if sound else 'images'} by {quantizer.kind} with {quantizer.codebook_size:,} codes"
-        f" of {quantizer.dim} dimensions"
-        + (f" in {quantizer.stages} stages" if quantizer.stages > 1 else "")
+        f"A tokenizer of {'sound' if sound else 'images'} by {quantizer.kind} with"
+        f" {codebooks_named(quantizer, quantizer.codebook_size)} codes of {quantizer.dim} dimensions"
         + _history(tokenizer, origin),
         "![Originals over reconstructions](samples.png)" if samples else "",
         _usage(tokenizer, name),

@@ -17,7 +17,7 @@ from simvq_jax.drawing.axes import number
 from simvq_jax.drawing.curves import SPECTRUM, Metrics, read_metrics
 from simvq_jax.drawing.pictures import DEAD, TOKEN, USED, picture_grid, png_data_uri, project, scatter_png
 from simvq_jax.drawing.sounds import mel_picture, player, waveform
-from simvq_jax.evaluate import Evaluation, evaluate_run, save_figures
+from simvq_jax.evaluate import Evaluation, evaluate_run, save_figures, says_as_much
 from simvq_jax.files import replace_text
 from simvq_jax.health import CollapseWatch
 from simvq_jax.store import path_of
@@ -28,6 +28,7 @@ HEADLINE = (
     ("eval/psnr", "PSNR", "{:.2f} dB"),
     ("eval/ssim", "SSIM", "{:.4f}"),
     ("eval/lpips", "LPIPS", "{:.4f}"),
+    ("eval/rfid", "rFID", "{:.3f}"),
     ("eval/mel_distance", "mel distance", "{:.3f}"),
     ("eval/stoi", "STOI", "{:.3f}"),
     ("eval/pesq", "PESQ", "{:.2f}"),
@@ -62,7 +63,8 @@ def _logged(run: Path) -> Metrics:
 
 def _document(run: Path, config: dict[str, Any], metrics: Metrics, warnings: list[str], evaluation: Evaluation) -> str:
     size, dim = evaluation.codes.shape
-    subtitle = f"codebook of {size:,} codes, {dim} dimensions · data {config['data']['source']}"
+    codes = build.codebooks_named(config["quantizer"], size)
+    subtitle = f"codebook of {codes} codes, {dim} dimensions · data {config['data']['source']}"
     sections = [
         _headline(config, metrics, evaluation),
         _damage_note(metrics),
@@ -84,7 +86,10 @@ def _headline(config: dict[str, Any], metrics: Metrics, evaluation: Evaluation) 
             cells.append((label, pattern.format(values[name])))
     if "eval/codebook_perplexity" in values:
         cells.append(("perplexity / K", f"{values['eval/codebook_perplexity'] / size:.3f}"))
-    cells += [("codes K", f"{size:,}"), ("dimensions d", f"{evaluation.codes.shape[1]:,}")]
+    cells += [
+        ("codes K", build.codebooks_named(config["quantizer"], size)),
+        ("dimensions d", f"{evaluation.codes.shape[1]:,}"),
+    ]
     if metrics.numbers:
         last = max(max(by_step) for by_step in metrics.numbers.values())
         cells.append(("steps", f"{last:,} of {config['steps']:,}"))
@@ -196,14 +201,21 @@ def _details(run: Path, config: dict[str, Any], evaluation: Evaluation) -> str:
 
 
 def main(run: str, data: str, **job) -> None:
-    """Evaluate the run folder `run`, on the source `data` if one is given, and write its report."""
+    """Evaluate the run folder `run`, on the source `data` if one is given, and write its report.
+
+    An evaluation of the same that stands there already is kept, and shown: it may have been given more weight files.
+    """
     folder = path_of(run)
     _logged(folder)  # a wrong folder fails here, in a moment, not after a long evaluation
-    config = build.read_config(folder)
+    config, known = build.read_config(folder), build.read_evaluation(folder)
     with cluster.joined(build.build_timeouts(config), job):
         agreement.check_alike("the command", f"{run} {data} {config.to_dict()}")
         evaluation = evaluate_run(folder, data or None)
-        save_figures(folder, data or config.data.source, evaluation)
+        if says_as_much(known, evaluation):
+            figures = {name: value for name, value in known.items() if name.startswith("eval/")}
+            evaluation = evaluation._replace(metrics=figures | evaluation.metrics)
+        else:
+            save_figures(folder, data or config.data.source, evaluation)
         if agreement.is_first():
             print(write_report(folder, evaluation))
 

@@ -78,17 +78,21 @@ def claim_run(config, workdir: Path, start: int) -> None:
         replace_text(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
 
 
-def check_held_out(workdir: Path, identity: str) -> None:
+def check_held_out(workdir: Path, identity: str, start: int) -> None:
     """Raises ValueError where the held-out data are not those that the run began with: what was held out may since be
-    trained on. A folder holds out every 20th file, so that a new one moves others. identity: of the data."""
+    trained on. A folder holds out every 20th file, so that a new one moves others.
+
+    identity: of the data. start: the step that training goes on from; at 0 the run begins anew, with these.
+    """
     path = workdir / HELD_OUT
-    began = path.read_text(encoding="utf-8").strip() if path.exists() else identity
+    known = start > 0 and path.exists()
+    began = path.read_text(encoding="utf-8").strip() if known else identity
     if began != identity:
         raise ValueError(
             f"{workdir} began with other held-out data ({began}) than there are now ({identity}), so that it may be"
             " trained on what it is evaluated on: put the files back as they were, or give another --workdir."
         )
-    if is_first() and not path.exists():
+    if is_first() and not known:
         replace_text(path, identity + "\n")
 
 

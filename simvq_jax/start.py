@@ -31,7 +31,9 @@ def initial_state(config, networks, optimizers, checkpoints: Checkpointer, mesh)
     quantizer = networks.autoencoder.quantizer
     if isinstance(quantizer, SimVQ) and quantizer.basis_file is not None:
         check_features(quantizer.basis_file, quantizer.basis_shape)
-    examples = _examples_for(config, quantizer)
+    count = _example_count(config, quantizer)
+    _announce(quantizer, count * build.tokens_an_example(config))
+    examples = as_float(first_examples(config, count)) if count else None
     # Every device encodes them all, as many at a time as it holds in training.
     at_once = max(config.batch_size // (config.accumulate * batch_shards(mesh)), 1)
 
@@ -55,16 +57,15 @@ def state_template(config, networks, optimizers, mesh) -> TrainState:
     )
 
 
-def _examples_for(config, quantizer):
-    """Training examples with about as many tokens as the quantizer's start looks at: (n, ...); None of no tokens. Where
-    codes only match the tokens' moments, a batch at most."""
-    if not quantizer.start_tokens:
-        return None
-    of_each = build.tokens_an_example(config)
-    count = -(-quantizer.start_tokens // of_each)
-    if not quantizer.starts_at_tokens:
-        count = min(count, config.batch_size)
-    elif max(quantizer.codebook_sizes) >= MANY_CODES and is_first():
-        codes, tokens = max(quantizer.codebook_sizes), count * of_each
+def _example_count(config, quantizer) -> int:
+    """Training examples with as many tokens as the quantizer's start looks at; where codes only match the tokens'
+    moments, a batch at most."""
+    count = -(-quantizer.start_tokens // build.tokens_an_example(config))
+    return count if quantizer.starts_at_tokens else min(count, config.batch_size)
+
+
+def _announce(quantizer, tokens: int) -> None:
+    """Says so where the start may take long."""
+    codes = max(quantizer.codebook_sizes)
+    if quantizer.starts_at_tokens and codes >= MANY_CODES and is_first():
         print(f"{codes:,} codes start from {tokens:,} tokens: this may take minutes", file=sys.stderr, flush=True)
-    return as_float(first_examples(config, count))

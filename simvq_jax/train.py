@@ -14,6 +14,7 @@ import ml_collections
 from simvq_jax import accelerators, agreement, build, cli, cluster
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
+from simvq_jax.evaluate import evaluate_run, tell
 from simvq_jax.health import rank_figures
 from simvq_jax.inputs import build_train_batches, skip_list
 from simvq_jax.mesh import batch_share, check_batch, check_codebook, jit_step, make_mesh, place_batch, place_whole
@@ -98,7 +99,7 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
             checkpoints.save(state, step)
 
         observe = Observer(config, stage.target, mesh, networks, perceptual, writer, skipped)
-        check_held_out(stage.target, observe.held_out)
+        check_held_out(stage.target, observe.held_out, start)
         observe.begin(start, last)
         step, pending = start, None
         evaluated = not owed or evaluated_to_its_end(observe, state, step, stop)
@@ -173,15 +174,23 @@ def config_of(chosen: cli.Chosen, workdir: Path) -> ml_collections.ConfigDict:
 
 
 def main(
-    config: cli.Chosen, workdir: str, stop_at: int, stopped_status: int = 0, allow_cpu: bool = False, **job
+    config: cli.Chosen,
+    workdir: str,
+    stop_at: int,
+    evaluate: bool = False,
+    stopped_status: int = 0,
+    allow_cpu: bool = False,
+    **job,
 ) -> None:
-    """Command line of `train`."""
+    """Command line of `train`, and of `evaluate` once the run is whole, if asked for."""
     folder = path_of(workdir)
     chosen = config_of(config, folder)
     with cluster.joined(build.build_timeouts(chosen), job, saves_on_sigterm=True):
         accelerators.check_used(allow_cpu)
-        trained = train_on(chosen, folder, stop_at)
-    if not trained.whole:
+        whole = train_on(chosen, folder, stop_at).whole
+        if evaluate and whole:
+            tell(folder, chosen.data.source, evaluate_run(folder))
+    if not whole:
         sys.exit(stopped_status)
 
 
@@ -190,10 +199,18 @@ if __name__ == "__main__":
     sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
     cli.run_main(
         main,
-        {"workdir": cli.REQUIRED, "stop_at": 0, "stopped_status": 0, "allow_cpu": False, **cluster.FLAGS},
+        {
+            "workdir": cli.REQUIRED,
+            "stop_at": 0,
+            "evaluate": False,
+            "stopped_status": 0,
+            "allow_cpu": False,
+            **cluster.FLAGS,
+        },
         {
             "workdir": "run folder, as runs/quickstart",
             "stop_at": "end, checkpointed, after this step; 0 = run to steps",
+            "evaluate": "evaluate the run once it is whole, as simvq_jax.evaluate --run=WORKDIR does",
             "stopped_status": "exit status when SIGTERM or --stop_at ended the training before its last step",
             "allow_cpu": "train on the CPU even beside an accelerator",
             **cluster.HELP,

@@ -36,6 +36,14 @@ def test_every_run_has_a_row_and_every_figure_its_column(runs):
     assert rows[0][header.index("held-out tokens")] == "262,144"
 
 
+def test_several_codebooks_are_told_from_one(runs):
+    config = json.loads((runs[1] / "config.json").read_text())
+    config["quantizer"] |= {"stages": 4, "compound": "product"}
+    (runs[1] / "config.json").write_text(json.dumps(config))
+    _, _, *rows = cells(compare.compare(runs))
+    assert [row[2] for row in rows] == ["96", "4 x 96 product"]
+
+
 def test_training_utilization_is_that_of_the_last_step(runs):
     last = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     value = [row["train/codebook_utilization"] for row in last if "train/codebook_utilization" in row][-1]

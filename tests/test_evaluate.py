@@ -205,13 +205,17 @@ def test_a_file_that_only_the_config_names_may_be_elsewhere(run, caplog):
     assert "eval/psnr" in metrics and "eval/lpips" not in metrics
     assert "/gone/vgg16.pth of the run is not here: going on without it (give --lpips_vgg)" in caplog.text
     assert "metrics.inception is '': going on without rFID" in caplog.text
+    (copy / "here.pth").touch()
+    config["losses"]["lpips_linear"] = str(copy / "here.pth")  # of no use without the other
+    (copy / "config.json").write_text(json.dumps(config))
+    assert "eval/lpips" not in evaluate.evaluate_run(copy, limit=3).metrics
     with pytest.raises(FileNotFoundError, match=r"There is no weight file /gone/inception\.pth"):
         evaluate.evaluate_run(copy, limit=3, inception="/gone/inception.pth")
 
 
 def test_a_set_without_a_readable_picture_is_refused(run, tmp_path):
     (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"none of the 3 held-out crops of .* can be read"):
+    with pytest.raises(ValueError, match=r"none of the 3 crops of .*, split eval, can be read"):
         evaluate.evaluate_run(run, f"folder:{tmp_path}")
 
 
@@ -223,6 +227,16 @@ def test_the_command_prints_and_writes_every_figure_and_its_data(run, pictures, 
     assert written == pytest.approx(of_folder.metrics, abs=1e-6)
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert {name: float(value) for name, value in printed.items()} == pytest.approx(written, rel=1e-5, abs=1e-6)
+
+
+def test_all_of_a_folder_can_be_evaluated_not_only_what_is_held_out(run, tmp_path):
+    for i in range(21):
+        Image.new("RGB", (24, 24), (10 * i, 0, 0)).save(tmp_path / f"{i:02}.png")
+    parts = {split: evaluate.evaluate_run(run, f"folder:{tmp_path}", split=split) for split in ("eval", "all")}
+    assert {split: part.provenance["split"] for split, part in parts.items()} == {"eval": "eval", "all": "all"}
+    assert [part.metrics["eval/pictures"] for part in parts.values()] == [3 * 2, 3 * 21]
+    with pytest.raises(ValueError, match="The split 'test' is unknown; give one of train, eval, all"):
+        evaluate.evaluate_run(run, f"folder:{tmp_path}", split="test")
 
 
 def test_without_data_the_run_s_own_is_named(run, result):

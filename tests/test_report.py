@@ -11,7 +11,7 @@ import pytest
 
 from simvq_jax import report
 from simvq_jax.drawing.curves import CHARTS, read_metrics
-from simvq_jax.evaluate import Evaluation
+from simvq_jax.evaluate import Evaluation, save_figures
 from simvq_jax.report import write_report
 
 VOID = {"meta", "img"}
@@ -246,6 +246,18 @@ def test_main_evaluates_and_writes(run: Path, evaluation: Evaluation, monkeypatc
     report.main(run=str(run), data="photos")
     assert asked == [(run, None), (run, "photos")]
     assert capsys.readouterr().out.split() == [str(run / "report.html")] * 2
+
+
+def test_main_keeps_figures_of_weight_files_that_it_is_not_given(run: Path, evaluation: Evaluation, monkeypatch):
+    scored = evaluation._replace(metrics=evaluation.metrics | {"eval/lpips": 0.25}, provenance={"step": 8})
+    save_figures(run, "photos", scored)
+    before = (run / "evaluation.json").read_text()
+    monkeypatch.setattr(report, "evaluate_run", lambda *_: evaluation._replace(provenance={"step": 8}))
+    report.main(run=str(run), data="")
+    assert "0.2500" in (run / "report.html").read_text() and (run / "evaluation.json").read_text() == before
+    monkeypatch.setattr(report, "evaluate_run", lambda *_: evaluation._replace(provenance={"step": 9}))
+    report.main(run=str(run), data="")
+    assert "0.2500" not in (run / "report.html").read_text() and "lpips" not in (run / "evaluation.json").read_text()
 
 
 def test_main_refuses_a_wrong_folder_before_it_evaluates(tmp_path: Path, monkeypatch):

@@ -28,10 +28,11 @@ def test_a_folder_that_another_training_writes_to_is_refused(tmp_path):
 
 
 def test_what_was_held_out_is_not_trained_on_later(tmp_path):
-    check_held_out(tmp_path, "folder of 2 pictures, sha256 ab")
-    check_held_out(tmp_path, "folder of 2 pictures, sha256 ab")
+    check_held_out(tmp_path, "folder of 9 pictures, sha256 ef", 0)
+    check_held_out(tmp_path, "folder of 2 pictures, sha256 ab", 0)  # no step was saved: the run begins anew
+    check_held_out(tmp_path, "folder of 2 pictures, sha256 ab", 5)
     with pytest.raises(ValueError, match=r"began with other held-out data \(folder of 2 pictures, sha256 ab\)"):
-        check_held_out(tmp_path, "folder of 3 pictures, sha256 cd")
+        check_held_out(tmp_path, "folder of 3 pictures, sha256 cd", 5)
 
 
 def test_it_is_free_again_behind_a_training(tmp_path: Path):

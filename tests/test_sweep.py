@@ -72,32 +72,48 @@ def test_the_study_s_runs_build():
         jax.eval_shape(build.build_quantizer(config, None).init, jax.random.key(0), tokens)
 
 
+@pytest.mark.parametrize("size", ["reduced", "full"])
+def test_all_studies_in_one_sweep_have_the_runs_and_folders_of_each(size):
+    whole = str(ROOT / f"configs/study/whole.py:{size}")
+    in_one, planned = {}, sweep.planned_runs(whole)
+    common = sweep.cli.flatten(sweep.cli.load_config(whole)[1])
+    for run in planned:
+        in_one[run.name] = {**common, **run.changes}
+    names = {run.name.partition("/")[0] for run in planned}
+    alone = {}
+    for study in names:
+        argument = str(ROOT / f"configs/study/{study}.py:{size}")
+        config = sweep.cli.flatten(sweep.cli.load_config(argument)[1])
+        alone |= {f"{study}/{run.name}": {**config, **run.changes} for run in sweep.planned_runs(argument)}
+    assert in_one == alone
+    files = {file.stem for file in (ROOT / "configs/study").glob("[!_]*.py")}
+    assert files - names == {"base", "headline", "whole"}
+
+
 def test_a_line_for_each_run_that_is_left(experiment, tmp_path, trained_run, capsys):
     file = experiment(*TWO_RUNS)
     finish(trained_run, tmp_path / "runs/small")
     sweep.main(file, str(tmp_path / "runs"), 1, "", True, "")
     (line,) = capsys.readouterr().out.splitlines()
-    train, evaluate = line.split(" && ")
     folder = tmp_path / "runs/large"
     changes = ["--config.quantizer.codebook_size=128", "--config.data.crop_scale=(0.2,1.0)"]
-    assert shlex.split(train) == [
-        *["python", "-m", "simvq_jax.train"],
+    assert shlex.split(line) == [
+        *["python", "-m", "simvq_jax.train", "--evaluate", "--stopped_status=75"],
         f"--config={file}",
         f"--workdir={folder}",
         *changes,
     ]
-    assert shlex.split(evaluate) == ["python", "-m", "simvq_jax.evaluate", f"--run={folder}"]
 
 
 def test_runs_are_done_and_failures_told(experiment, tmp_path, trained_run, monkeypatch, capsys):
     file, runs = experiment(*TWO_RUNS), tmp_path / "runs"
     finish(trained_run, runs / "small")
 
-    def stages(run, *_):
+    def command_of(run, *_):
         code = "import os; print(os.environ['JAX_COMPILATION_CACHE_DIR']); raise SystemExit('no {} today')"
-        return [[sys.executable, "-c", code.format(run.name)], ["false"]]
+        return [sys.executable, "-c", code.format(run.name)]
 
-    monkeypatch.setattr(sweep, "stages", stages)
+    monkeypatch.setattr(sweep, "command_of", command_of)
     monkeypatch.setattr(sweep.accelerators, "extra_of", lambda: "")
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     with pytest.raises(SystemExit) as ended:
@@ -114,8 +130,8 @@ def test_runs_are_done_and_failures_told(experiment, tmp_path, trained_run, monk
 
 
 def test_each_of_two_local_jobs_has_its_part_of_a_gpu_s_memory(experiment, tmp_path, monkeypatch):
-    code = "import os; print(os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])"
-    monkeypatch.setattr(sweep, "stages", lambda *_: [[sys.executable, "-c", code], ["false"]])
+    code = "import os; print(os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION']); raise SystemExit(1)"
+    monkeypatch.setattr(sweep, "command_of", lambda *_: [sys.executable, "-c", code])
     monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
     with pytest.raises(SystemExit):
         sweep.main(experiment(*TWO_RUNS), str(tmp_path / "runs"), 2, "", False, "")
@@ -211,9 +227,7 @@ def test_a_sweep_may_lie_in_a_bucket(experiment, tmp_path, monkeypatch):
     pytest.importorskip("gcsfs")
     given = []
     monkeypatch.setattr(sweep, "is_finished", lambda *_: False)
-    monkeypatch.setattr(
-        sweep, "perform", lambda run, commands, workdir, say, environment: given.extend(commands) or True
-    )
+    monkeypatch.setattr(sweep, "perform", lambda run, command, workdir, say, environment: given.append(command) or True)
     sweep.main(experiment(*TWO_RUNS), "gs://bucket/study", 1, "small", False, "bash launcher")
     assert "--workdir=gs://bucket/study/small" in given[0]
 

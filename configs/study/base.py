@@ -32,7 +32,7 @@ def get_config(size: str = "reduced"):
         config.optimizer.ema_decay = 0.99
         config.data.threads = 8
     config.checkpoint_every = config.steps
-    config.eval_every = 0  # sweep.py has the finished run evaluated
+    config.eval_every = 0  # sweep.py has it evaluated once it is whole
     return config
 
 
@@ -40,11 +40,16 @@ def changes(recipe, config) -> dict:
     """What a function of recipes.py changes in a config."""
     theirs = copy.deepcopy(config)
     recipe(theirs)
+    return differences(config, theirs)
+
+
+def differences(config, other) -> dict:
+    """What another config has otherwise, in the groups that studies change."""
     ours = _flat(config)
-    return {key: value for key, value in _flat(theirs).items() if value != ours[key]}
+    return {key: value for key, value in _flat(other).items() if value != ours[key]}
 
 
 def _flat(config) -> dict:
-    """The config's groups by "group.key"; the recipes change nothing above them."""
+    """The config's groups by "group.key"; recipes and studies change nothing above them."""
     groups = ("quantizer", "optimizer", "schedule")
     return {f"{group}.{key}": value for group in groups for key, value in config[group].items()}

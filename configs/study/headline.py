@@ -20,7 +20,7 @@ def get_config():
     config = quickstart.get_config()
     config.quantizer.dim = 128
     config.checkpoint_every = config.steps
-    config.eval_every = 0  # sweep.py has the finished run evaluated
+    config.eval_every = 0  # sweep.py has it evaluated once it is whole
     return config
 
 

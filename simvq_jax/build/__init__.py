@@ -11,7 +11,7 @@ from simvq_jax.build.networks import (
     samples_a_token,
     tokens_an_example,
 )
-from simvq_jax.build.quantizers import build_quantizer, seeded_codebook
+from simvq_jax.build.quantizers import build_quantizer, codebooks_named, seeded_codebook
 from simvq_jax.build.stored import evaluated_at, read_config, read_conversion, read_evaluation
 from simvq_jax.build.training import (
     build_loss_weights,
@@ -40,6 +40,7 @@ __all__ = [
     "build_timeouts",
     "build_train_step",
     "check_ranges",
+    "codebooks_named",
     "compute_dtype",
     "evaluated_at",
     "example_shape",

@@ -1,6 +1,8 @@
 """From a config to its quantizer."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
@@ -16,6 +18,15 @@ from simvq_jax.quantize import (
     ResidualQuantizer,
     SimVQ,
 )
+
+
+def codebooks_named(quantizer: Mapping[str, Any], size: int) -> str:
+    """How many codes there are, of several codebooks of `size` and how they go together: "8,192", "4 x 1,024 residual".
+
+    quantizer: that part of the config.
+    """
+    stages = quantizer["stages"]
+    return f"{size:,}" if stages == 1 else f"{stages} x {size:,} {quantizer['compound']}"
 
 
 def build_quantizer(config, dtype):

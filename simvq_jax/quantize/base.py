@@ -13,7 +13,7 @@ from simvq_jax.search import check_axes
 HIGHEST = jax.lax.Precision.HIGHEST
 USAGE_WINDOW = 262_144  # tokens over which training utilization and perplexity are stated
 LEAST_USAGE = 4  # tokens a code over which usage is counted, at least: of fewer, even use looks uneven by chance
-NEVER = 2**30  # age of a code that was never selected; ages stop here
+NEVER = 2**30  # age of a code that was never selected; those of others stop before it
 
 
 @flax.struct.dataclass
@@ -164,7 +164,8 @@ class Quantizer(nn.Module):
         if not self.is_mutable_collection("codebook_stats"):
             raise ValueError("train=True advances codebook_stats: pass mutable=['codebook_stats'] to apply.")
         total = jnp.sum(counts)
-        older = jnp.minimum(self.age.value + total.astype(jnp.int32), NEVER)
+        older = jnp.minimum(self.age.value + total.astype(jnp.int32), NEVER - 1)
+        older = jnp.where(self.age.value == NEVER, NEVER, older)
         self.age.value = jnp.where(counts > 0, 0, older)
         window = max(USAGE_WINDOW, LEAST_USAGE * self.codebook_size)
         self.usage.value = jnp.exp(-total / window) * self.usage.value + counts

@@ -40,6 +40,12 @@ def of_tokens(key, tokens, weight, count: int):
     return jnp.where(told_apart(variance, rows, every), scaled, draw(normal_key, rows.shape, "normal"))
 
 
+def rows_may_restart(*, trainable: bool, drawn: bool, hidden: int) -> bool:
+    """Whether rows of C can be replaced in training. A trained C has an optimiser's moments, one from a seed or a file
+    (not drawn) is what those give, and `rows_near` finds rows through a linear layer (hidden = 0) alone."""
+    return drawn and not trainable and not hidden
+
+
 def rows_near(tokens, transform):
     """Rows c, (n, basis_dim), that W and b map near tokens (n, d): the least ||c W + b - token||^2 + r ||c||^2.
 

@@ -1,6 +1,7 @@
 """Quantizers made of quantizers: one after the other on what is left, or side by side on parts of a token."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -69,7 +70,8 @@ class ResidualQuantizer(_Compound):
     Fields:
         stages: quantizers of one `dim`, as `[SimVQ(1024, 64) for _ in range(8)]`, without a dtype of their own.
         dropout: in training, share of the items (first axis of z) that are given a random number of stages, from one
-            up, so that few stages serve too; it needs `rngs={"quantizer": key}`.
+            up, so that few stages serve too; it needs `rngs={"quantizer": key}`. Of a stage that an item is not given
+            the index is -1, and a stage's losses are means over the items that it is given, not over all as in DAC.
         dtype: of z_q; None keeps that of z.
     """
 
@@ -106,11 +108,13 @@ class ResidualQuantizer(_Compound):
             code = jax.lax.stop_gradient(outs[-1].z_q)  # not a lookup: codes may have moved on with this batch
             if active is not None:
                 code = jnp.where((number < active)[..., None], code, 0.0)
+                outs[-1] = replace(outs[-1], indices=jnp.where(number < active, outs[-1].indices, -1))
             values, left = values + code, left - code
         return self.joined(z, straight_through(tokens, values), outs)
 
     def lookup(self, indices):
-        """Sum of the stages' codes: int (..., n) -> (..., d) float32, n from 1 to all stages: the first n are used.
+        """Sum of the stages' codes: int (..., n) -> (..., d) float32, n from 1 to all stages: the first n are used. An
+        index of -1 adds nothing.
 
         Raises ValueError where there are more indices than stages.
         """
@@ -118,10 +122,11 @@ class ResidualQuantizer(_Compound):
             raise ValueError(
                 f"indices have shape {indices.shape} but must be (..., n), n from 1 to the {len(self.stages)} stages."
             )
-        values = 0.0
-        for number in range(indices.shape[-1]):
-            values += self.stages[number].lookup(indices[..., number])
-        return values
+        every = (indices[..., number] for number in range(indices.shape[-1]))
+        return sum(
+            jnp.where(own[..., None] < 0, 0.0, stage.lookup(jnp.maximum(own, 0)))
+            for own, stage in zip(every, self.stages, strict=False)
+        )
 
     def _stages_of_items(self, z):
         """How many stages the item of each token has: int (...)."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from simvq_jax.quantize import region
 from simvq_jax.quantize.base import Affine, Quantized, apply_transform, count_codes, mean_and_variance, told_apart
-from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features, of_tokens, rows_near
+from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features, of_tokens, rows_may_restart, rows_near
 from simvq_jax.quantize.idle import RestartedCodes, idle_codes
 from simvq_jax.search import nearest_allowed_code, take_codes
 
@@ -129,6 +129,8 @@ class SimVQ(RestartedCodes):
     def _check_basis(self):
         if self.basis_init not in INITS:
             raise ValueError(f"basis_init is {self.basis_init!r} but must be one of {', '.join(INITS)}.")
+        if self.basis_dim is not None and self.basis_dim < 1:
+            raise ValueError(f"basis_dim is {self.basis_dim} but must be at least 1, or None for that of the tokens.")
         if self.basis_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"basis_dtype is {self.basis_dtype!r} but must be 'float32' or 'bfloat16'.")
         if self.basis_seed is not None and not 0 <= self.basis_seed < 2**32:
@@ -141,7 +143,8 @@ class SimVQ(RestartedCodes):
         if self.basis_init == "tokens":
             self._check_tokens_basis()
         drawn = self.basis_seed is None and self.basis_file is None
-        if self.restart_after and (self.trainable_basis or not drawn or self.hidden):
+        may_restart = rows_may_restart(trainable=self.trainable_basis, drawn=drawn, hidden=self.hidden)
+        if self.restart_after and not may_restart:
             raise ValueError(
                 f"trainable_basis is {self.trainable_basis}, basis_seed {self.basis_seed}, basis_file"
                 f" {self.basis_file!r} and hidden {self.hidden}, but restart_after is {self.restart_after}, as in the"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import Affine, Quantized, count_codes, counted_tokens
+from simvq_jax.quantize.base import Affine, Quantized, count_codes, counted_tokens, mean_and_variance, told_apart
 from simvq_jax.quantize.idle import RestartedCodes
 from simvq_jax.quantize.kmeans import kmeans
 from simvq_jax.quantize.nearest import NearestCode
@@ -18,7 +18,8 @@ class _FreeCodes(RestartedCodes):
     """What VQ and EMAVQ share: how codes start, and when they follow tokens without a gradient.
 
     Fields as in `RestartedCodes`, and:
-        codebook_init: as in `draw_rows`, or "kmeans" of the tokens that `init` is given.
+        codebook_init: as in `draw_rows`, or "kmeans" of the tokens that `init` is given: give it real ones, four a code
+            or more if possible. Of none that differ codes stay as they were drawn.
     """
 
     codebook_init: str = "uniform"
@@ -37,11 +38,20 @@ class _FreeCodes(RestartedCodes):
     def quantize(self, tokens, weight, train: bool) -> Quantized:
         flat, flat_weight = jax.lax.stop_gradient(tokens).reshape(-1, self.dim), weight.reshape(-1)
         if self.is_initializing() and self.starts_at_tokens:
-            self.start_at(kmeans(self.make_rng("params"), flat, flat_weight, self.codebook_size))
+            self.start_at(self._first_rows(flat, flat_weight))
         out = super().quantize(tokens, weight, train)
         if train and not self.is_initializing():
             self.follow(flat, out.indices.reshape(-1), flat_weight)
         return out
+
+    def _first_rows(self, tokens, weight):
+        """tokens: (N, d), weight: (N,) -> (K, d)."""
+        drawn = self.codes()[0]
+        if not len(tokens):
+            return drawn
+        centres = kmeans(self.make_rng("params"), tokens, weight, self.codebook_size)
+        _, variance = mean_and_variance(tokens, weight)
+        return jnp.where(told_apart(variance, tokens, weight), centres, drawn)
 
     def follow(self, tokens, indices, weight) -> None:
         """What changes without a gradient. tokens: (N, d), indices: (N,), weight: (N,)."""

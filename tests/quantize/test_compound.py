@@ -116,6 +116,8 @@ def test_dropout_leaves_later_stages_out_of_value_losses_and_counts():
         sums = [module.apply(variables, out.indices[..., :n], method="lookup") for n in (1, 2, 3)]
         used = [next(n for n, s in enumerate(sums, 1) if np.allclose(out.z_q[i], s[i], atol=1e-6)) for i in range(4)]
         assert [4 * sum(u > n for u in used) for n in range(3)] == counts
+        np.testing.assert_array_equal(out.indices >= 0, np.arange(3) < np.reshape(used, (4, 1, 1)) * np.ones((1, 5, 1)))
+        np.testing.assert_allclose(out.z_q, sums[-1], atol=1e-6)
     whole = module.apply(variables, TOKENS)
     np.testing.assert_array_equal(whole.z_q, module.apply(variables, whole.indices, method="lookup"))
 

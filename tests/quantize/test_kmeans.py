@@ -56,6 +56,15 @@ def test_centres_of_few_tokens_are_these_and_others_near_them(monkeypatch):
     assert np.abs(found - 5).max() < 30
 
 
+@pytest.mark.parametrize("quantizer", [VQ, EMAVQ])
+@pytest.mark.parametrize("z", [np.zeros((2, D), np.float32), np.ones((9, D), np.float32), np.zeros((0, D), np.float32)])
+def test_of_tokens_that_do_not_differ_codes_stay_as_drawn(quantizer, z):
+    module = quantizer(K, D, codebook_init="kmeans")
+    variables = module.init(jax.random.key(0), z)
+    codes = np.asarray(module.apply(variables, method="codebook"))
+    assert len(np.unique(codes, axis=0)) == K and np.all(np.isfinite(codes))
+
+
 def test_random_tokens_come_once_each_before_any_comes_twice():
     z = np.arange(7, dtype=np.float32)[:, None]
     drawn = np.asarray(random_tokens(jax.random.key(1), z, jnp.array([1, 1, 0, 1, 1, 1, 0.0]), 12))[:, 0]

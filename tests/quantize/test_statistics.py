@@ -20,6 +20,17 @@ def test_age_counts_tokens_since_a_code_was_last_selected():
     np.testing.assert_allclose(np.asarray(stats["usage"])[[3, 5, 7, 0]], [2, 2, 1, 0], rtol=1e-4)
 
 
+def test_a_code_once_selected_is_told_from_one_that_never_was_however_long_ago():
+    module, variables = make()
+    z = apply(module, variables, np.array([5, 7]), method="lookup")
+    ages = np.full(K, NEVER, np.int32)
+    ages[3] = NEVER - 2
+    for _ in range(2):
+        _, stats = trained(module, {**variables, "codebook_stats": {**variables["codebook_stats"], "age": ages}}, z)
+        ages = stats["age"]
+    assert ages[3] == NEVER - 1 and ages[0] == NEVER and ages[5] == 0
+
+
 def test_usage_forgets_by_the_number_of_tokens():
     module, variables = make()
     before = {**variables["codebook_stats"], "usage": jnp.full(K, 1000.0)}
