@@ -62,13 +62,14 @@ def more_codes(runs: list[Run]) -> str:
             by_k.setdefault(run["codebook_size"], []).append(run["figures"]["eval/psnr"])
         seeded = sorted((k, values) for k, values in by_k.items() if len(values) > 1)
         for (k, before), (more, after) in itertools.pairwise(seeded):
-            pair = rises.setdefault((k, more), {"for": [], "not for": []})
-            pair["for" if min(after) > max(before) else "not for"].append(method)
-    sentences = []
-    for (k, more), which in sorted(rises.items()):
-        said = [f"{words} {', '.join(methods)}" for words, methods in which.items() if methods]
-        sentences.append(f"From K = {k:,} to {more:,}, PSNR rises beyond the spread of the seeds {', '.join(said)}.")
-    return " ".join(sentences)
+            pair = rises.setdefault((k, more), {"rises": [], "does not rise": []})
+            pair["rises" if min(after) > max(before) else "does not rise"].append(method)
+    return " ".join(
+        f"From K = {k:,} to {more:,}, PSNR {verb} beyond the spread of the seeds for {', '.join(methods)}."
+        for (k, more), which in sorted(rises.items())
+        for verb, methods in which.items()
+        if methods
+    )
 
 
 def better(runs: list[Run]) -> str:

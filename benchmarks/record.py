@@ -2,7 +2,8 @@
 
     python -m benchmarks.record --config=configs/study/methods.py:reduced --workdir=runs/study/methods
 
-Writes benchmarks/results/study/STUDY/RUN.json, STUDY being the experiment's name. Other runs' files stay.
+Writes benchmarks/results/study/STUDY/RUN.json, STUDY being the experiment's name, or what stands before RUN in a sweep
+of several studies (whole.py). Other runs' files stay.
 The runs must have been made on this machine. `python -m benchmarks.results` turns the files into docs/RESULTS.md.
 """
 
@@ -67,16 +68,26 @@ def _rounded(value):
     return float(f"{value:.5g}") if isinstance(value, float) and not value.is_integer() else value
 
 
+def in_its_study(run: sweep.Run, argument: str, workdir: Path) -> tuple[sweep.Run, str, Path]:
+    """A run STUDY/RUN of a sweep of several studies as the run of that study's own sweep that it is, too."""
+    study, _, name = run.name.rpartition("/")
+    if not study:
+        return run, argument, workdir
+    file, colon, size = argument.partition(":")
+    return sweep.Run(name, run.changes), f"{Path(file).with_name(study)}.py{colon}{size}", workdir / study
+
+
 def main(config: str, workdir: str) -> None:
     """Records the runs of a sweep that are finished, and names those that are not."""
-    study, folder = Path(config.partition(":")[0]).stem, Path(workdir)
     missing = []
-    for run in sweep.planned_runs(config):
-        if sweep.is_finished(run, config, folder):
-            timing.write_json(str(FOLDER / study / f"{run.name}.json"), record(run, config, folder))
+    for planned in sweep.planned_runs(config):
+        if sweep.is_finished(planned, config, Path(workdir)):
+            run, argument, folder = in_its_study(planned, config, Path(workdir))
+            study = Path(argument.partition(":")[0]).stem
+            timing.write_json(str(FOLDER / study / f"{run.name}.json"), record(run, argument, folder))
         else:
-            missing.append(run.name)
-    print(f"{study}: not finished, left out: {', '.join(missing) or 'none'}")
+            missing.append(planned.name)
+    print(f"{config}: not finished, left out: {', '.join(missing) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Reads benchmarks/results/study/STUDY/RUN.json (see record.py), a "remark" in it 
 benchmarks.recipe_cost wrote beside that folder. Running it again changes nothing.
 """
 
+import importlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -12,7 +13,6 @@ from pathlib import Path
 from benchmarks import aims, findings, recovery, toy_picture
 from benchmarks.runs import FOLDER, Run, grouped, method_of, read, spread, stages_of
 from benchmarks.timing import markdown_table
-from configs.study import architectures, base
 from launch import sweep
 from simvq_jax import cli
 from simvq_jax.drawing import charts
@@ -80,19 +80,24 @@ def picture(name: str, series, title: str, unit: str, include=(0.0,)) -> str:
 
 
 def plain(study: str, title: str, say: Callable[[list[Run]], str] = lambda runs: "") -> str:
-    """A study of one table, and what `say` makes of the runs."""
+    """A study of one table, with the runs that it shares with the study of methods, and what `say` makes of them."""
     runs = read(study)
-    return section(title, study, runs, by_run(runs), say(runs))
+    shared = of_methods(study, runs)
+    rows = sorted([*runs, *(run | {"run": name} for name, run in shared.items())], key=lambda run: run["run"])
+    check_alike(study, rows)
+    whose = ", ".join(f"{name} ({run['run']})" for name, run in shared.items())
+    return section(
+        title, study, runs, f"Runs of the study of methods: {whose}." if whose else "", by_run(rows), say(rows)
+    )
 
 
-def by_architecture() -> str:
-    """Study (i): a vision transformer and several codebooks, and of the study of methods what they stand beside."""
-    runs, k = read("architectures"), base.get_config().quantizer.codebook_size
-    names = {f"{method}_{k}_seed0" for method in architectures.OF_METHODS}
-    convolutions = [run for run in read("methods") if run["run"] in names]
-    whose = f"The last {len(convolutions)} rows are convolutions, of one codebook: runs of the study of methods."
-    title = "A vision transformer, several codebooks, and convolutions"
-    return section(title, "architectures", runs, whose if convolutions else "", by_run([*runs, *convolutions]))
+def of_methods(study: str, runs: list[Run]) -> dict[str, Run]:
+    """The runs of the study of methods that another one has under names of its own, by those."""
+    module = importlib.import_module(f"configs.study.{study}")
+    of = {run["run"]: run for run in read("methods")}
+    k = max((run["codebook_size"] for run in runs), default=0)
+    names = {name: f"{method}_{k}_seed0" for name, method in module.OF_METHODS.items()}
+    return {name: of[there] for name, there in names.items() if there in of}
 
 
 def by_run(runs: list[Run]) -> str:
@@ -131,9 +136,7 @@ def section(title: str, study: str, runs: list[Run], *parts: str) -> str:
     if not runs:
         return ""
     made = runs[0]
-    for name in ("steps", "batch_size", "dim"):
-        if len(values := {run[name] for run in runs}) > 1:
-            raise ValueError(f"runs of {study} have {name} {sorted(values)} but stand in one table: run some anew.")
+    check_alike(study, runs)
     sizes = sorted({run["codebook_size"] for run in runs if run["kind"] != "fsq"})
     tokens, dates = int(made["figures"]["eval/tokens"]), [run["date"] for run in runs]
     study_command = made["command"].rpartition(" --only")[0]
@@ -144,6 +147,13 @@ def section(title: str, study: str, runs: list[Run], *parts: str) -> str:
         f" `{study_command}`, {made_on(runs)}, {' to '.join(sorted({min(dates), max(dates)}))}."
     )
     return "\n\n".join([f"## {title}", how, *[part for part in [remarks(runs), *parts] if part]])
+
+
+def check_alike(study: str, runs: list[Run]) -> None:
+    """Raises ValueError where runs of one table differ in what a study leaves alone."""
+    for name in ("steps", "batch_size", "dim"):
+        if len(values := {run[name] for run in runs}) > 1:
+            raise ValueError(f"runs of {study} have {name} {sorted(values)} but stand in one table: run some anew.")
 
 
 def _count(runs: list[Run], command: str) -> str:
@@ -185,7 +195,7 @@ def write() -> None:
         by_size("headline", "The default recipe"),
         by_size("methods", "Methods and codebook sizes"),
         toy(),
-        by_architecture(),
+        plain("architectures", "Convolutions, a vision transformer, several codebooks"),
         recovered(),
         plain("basis", "The basis: random or of tokens, frozen or trained", findings.trained_basis),
         plain("rate", "Learning rate and schedule of W"),

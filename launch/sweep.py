@@ -41,6 +41,7 @@ from simvq_jax.run_folder import check_run
 from simvq_jax.store import is_remote, path_of
 
 OF_JAX = ("TF_CPP_MIN_LOG_LEVEL", "1")  # what importing jax adds to the environment
+STOPPED = 75  # exit status of a run that SIGTERM stopped before its end
 MEMORY_SHARED = 0.9  # of a GPU's memory, by all jobs together
 
 
@@ -89,13 +90,14 @@ def is_finished(run: Run, argument: str, workdir: Path) -> bool:
     folder = workdir / run.name
     check_run(config, folder)
     evaluation = read_evaluation(folder)
-    there = evaluation and evaluated_at(evaluation) in (config.steps, None)
+    held_out = evaluation.get("provenance", {}).get("split", "eval") == "eval"
+    there = evaluation and held_out and evaluated_at(evaluation) in (config.steps, None)
     return bool(there) and (folder / "checkpoints" / str(config.steps)).is_dir()
 
 
 def command_of(run: Run, argument: str, workdir: Path, python: str = sys.executable) -> list[str]:
     """What trains and evaluates a run; its exit status is not 0 where it was stopped before."""
-    train = [python, "-m", "simvq_jax.train", "--evaluate", "--stopped_status=75"]
+    train = [python, "-m", "simvq_jax.train", "--evaluate", f"--stopped_status={STOPPED}"]
     return [*train, *training_flags(run, argument, workdir)]
 
 
@@ -123,7 +125,8 @@ def perform(
         output.write(f"$ {shlex.join(command)}\n")
         output.flush()
         status = subprocess.run(command, stdout=output, stderr=output, env=within, check=False).returncode
-    say(f"{run.name}: FAILED with exit status {status}: {_last_line(log)}" if status else f"{run.name}: ended well")
+    said = "ended well" if not status else f"FAILED with exit status {status}: {_last_line(log)}"
+    say(f"{run.name}: {'stopped, to go on with the same sweep' if status == STOPPED else said}")
     return not status
 
 
@@ -172,7 +175,7 @@ def cores_of(jobs: int) -> list[set[int]]:
 def write_table(names: list[str], workdir: Path) -> None:
     """WORKDIR/table.md of the named, finished runs."""
     if names:
-        table = compare([workdir / name for name in names])
+        table = compare([workdir / name for name in names], names)
         replace_text(workdir / "table.md", table + "\n")
         print(table)
 

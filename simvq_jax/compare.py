@@ -1,5 +1,6 @@
 """A table of evaluated runs side by side: `python -m simvq_jax.compare --runs=runs/a,runs/b`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ COLUMNS = (
 )
 
 
-def compare(runs: list[Path]) -> str:
-    """Markdown table, a row a run; where they were not evaluated on the same, also on what.
+def compare(runs: list[Path], names: Sequence[str] = ()) -> str:
+    """Markdown table, a row a run; where they were not evaluated on the same, also on what. names: instead of those of
+    the runs' folders.
 
     Raises FileNotFoundError for a run that was not evaluated, ValueError for one that was trained on since.
     """
@@ -38,12 +40,12 @@ def compare(runs: list[Path]) -> str:
     header = ["run", "method", "K", *[title for _, title, _ in columns]]
     rows = [
         [
-            run.name,
+            name,
             row["method"],
             row["K"],
             *[form.format(row[key]) if key in row else "-" for key, _, form in columns],
         ]
-        for run, row in zip(runs, figures, strict=True)
+        for name, row in zip(names or [run.name for run in runs], figures, strict=True)
     ]
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
@@ -65,11 +67,12 @@ def _figures(run: Path) -> dict[str, Any]:
 
 
 def _data(evaluation: dict[str, Any]) -> str:
-    """The data, with the start of its digest: two folders of one name are not one."""
+    """The data, with the start of its digest: two folders of one name are not one. The split, if it is not held out."""
     found = evaluation.get("provenance", {})
+    split = f", split {found['split']}" if found.get("split", "eval") != "eval" else ""
     limit = f", {found['limit']:,} of it" if found.get("limit") else ""
     digest = found.get("data_identity", "").rpartition("sha256 ")
-    return f"{evaluation['data']}{limit}{f' ({digest[2][:6]})' if digest[1] else ''}"
+    return f"{evaluation['data']}{split}{limit}{f' ({digest[2][:6]})' if digest[1] else ''}"
 
 
 def main(runs: str) -> None:

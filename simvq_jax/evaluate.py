@@ -241,15 +241,19 @@ def _choose_files(config, files: dict[str, str], run: Path) -> None:
                 (config.losses if name in config.losses else config.metrics)[name] = ""
 
 
-def says_as_much(known: dict[str, Any], result: Evaluation) -> bool:
-    """Whether a written evaluation (`save_figures`) is of the same weights, scored on the same data in the same way,
-    and has all figures of the result; it may have more, of weight files that were not given now."""
+def with_known_figures(known: dict[str, Any], result: Evaluation) -> Evaluation:
+    """The result, and of an evaluation that was written (`save_figures`) what it has beside it, as figures of weight
+    files that were not given now: if that is of the same weights, scored on the same data in the same way."""
     alike = ("step", "model_sha256", "data_identity", "split", "limit", "batch_size", "preprocessing")
-    before = known.get("provenance", {})
-    return all(before.get(key) == result.provenance.get(key) for key in alike) and result.metrics.keys() <= known.keys()
+    before, now = known.get("provenance", {}), result.provenance
+    if not before or any(before.get(key) != now.get(key) for key in alike):
+        return result
+    figures = {name: value for name, value in known.items() if name.startswith("eval/")}
+    weight_files = before.get("weight_files", {}) | now.get("weight_files", {})
+    return result._replace(metrics=figures | result.metrics, provenance={**now, "weight_files": weight_files}, rows={})
 
 
-def tell(out: Path, data: str, result: Evaluation) -> None:
+def print_and_save(out: Path, data: str, result: Evaluation) -> None:
     """Prints the figures, and saves them."""
     save_figures(out, data, result)
     for name, value in sorted(result.metrics.items()) if is_first() else ():
@@ -257,7 +261,7 @@ def tell(out: Path, data: str, result: Evaluation) -> None:
 
 
 def save_figures(out: Path, data: str, result: Evaluation) -> None:
-    """Writes the figures and what they are of to OUT/evaluation.json, and those of each recording to
+    """Writes the figures and what they are of to OUT/evaluation.json, and those of each recording, if there are any, to
     OUT/evaluation_files.csv; process 0 does."""
     if not is_first():
         return
@@ -288,7 +292,7 @@ def main(run: str, data: str, limit: int, out: str = "", **rest) -> None:
     with cluster.joined(build_timeouts(config), job):
         agreement.check_alike("the command", f"{run} {data} {limit} {rest} {config.to_dict()}")
         result = evaluate_run(folder, data or None, limit, **rest)
-        tell(into, data or config.data.source, result)
+        print_and_save(into, data or config.data.source, result)
 
 
 if __name__ == "__main__":

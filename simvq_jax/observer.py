@@ -1,5 +1,6 @@
 """What training tells the outside: figures, evaluations, pictures, progress."""
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -39,7 +40,7 @@ class Observer:
         self._config, self._workdir, self._mesh, self._writer = config, workdir, mesh, writer
         self._skipped = skipped
         self._autoencoder = networks.autoencoder
-        self._scorer = make_scorer(config, networks.autoencoder, perceptual, mesh)
+        self._perceptual = perceptual
         self._eval_data = EvalData(config, skipped)
         self.held_out = self._eval_data.identity
         tokens = config.batch_size * tokens_an_example(config)
@@ -47,8 +48,14 @@ class Observer:
         self._window: list[dict] = []
         self._since, self._examples = 0.0, 0
 
+    @functools.cached_property
+    def _scorer(self):
+        """Made for the first evaluation, which a run may do without."""
+        return make_scorer(self._config, self._autoencoder, self._perceptual, self._mesh)
+
     def begin(self, start: int, last: int) -> None:
-        """Announces the run."""
+        """Announces the run. last: the step to end after."""
+        self._last = last
         self._progress = Progress(self._workdir.name, self._config.steps, silent=not is_first())
         verb = f"resuming at step {start}" if start else "training"
         devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
@@ -115,9 +122,8 @@ class Observer:
         if self._window:
             self._log(step)
         if step < self._config.steps:
-            self._progress.note(
-                f"stopped at step {step}, checkpointed: the same command, without --stop_at, goes on from here"
-            )
+            without = ", without --stop_at," if step == self._last else ""
+            self._progress.note(f"stopped at step {step}, checkpointed: the same command{without} goes on from here")
         if self._skipped.count:
             self._progress.note(
                 f"{self._skipped.count} unreadable file(s) were skipped: see {self._workdir / self._skipped.path.name}"

@@ -123,6 +123,7 @@ def card(
     front += [f"license: {license}"] if license else []
     sound = isinstance(tokenizer, SoundTokenizer)
     quantizer = tokenizer.config.quantizer
+    split = figures.get("provenance", {}).get("split", "eval")
     rows = [f"| {label} | {figures[key]:,.4g} |" for key, label in SHOWN.items() if key in figures]
     parts = [
         f"---\n{chr(10).join(front)}\n---",
@@ -132,7 +133,7 @@ def card(
         + _history(tokenizer, origin),
         "![Originals over reconstructions](samples.png)" if samples else "",
         _usage(tokenizer, name),
-        f"## Figures\n\nOn `{figures['data']}`; evaluation.json says what is needed to repeat them.\n\n"
+        f"## Figures\n\nOn `{figures['data']}`, split {split}; evaluation.json says what is needed to repeat them.\n\n"
         f"| | |\n|---|---|\n{chr(10).join(rows)}"
         if rows
         else "## Figures\n\nIt was not evaluated.",

@@ -17,7 +17,7 @@ from simvq_jax.drawing.axes import number
 from simvq_jax.drawing.curves import SPECTRUM, Metrics, read_metrics
 from simvq_jax.drawing.pictures import DEAD, TOKEN, USED, picture_grid, png_data_uri, project, scatter_png
 from simvq_jax.drawing.sounds import mel_picture, player, waveform
-from simvq_jax.evaluate import Evaluation, evaluate_run, save_figures, says_as_much
+from simvq_jax.evaluate import Evaluation, evaluate_run, save_figures, with_known_figures
 from simvq_jax.files import replace_text
 from simvq_jax.health import CollapseWatch
 from simvq_jax.store import path_of
@@ -203,19 +203,15 @@ def _details(run: Path, config: dict[str, Any], evaluation: Evaluation) -> str:
 def main(run: str, data: str, **job) -> None:
     """Evaluate the run folder `run`, on the source `data` if one is given, and write its report.
 
-    An evaluation of the same that stands there already is kept, and shown: it may have been given more weight files.
+    What an evaluation of the same that stands there has beside, as of weight files that it was given, is kept.
     """
     folder = path_of(run)
     _logged(folder)  # a wrong folder fails here, in a moment, not after a long evaluation
     config, known = build.read_config(folder), build.read_evaluation(folder)
     with cluster.joined(build.build_timeouts(config), job):
         agreement.check_alike("the command", f"{run} {data} {config.to_dict()}")
-        evaluation = evaluate_run(folder, data or None)
-        if says_as_much(known, evaluation):
-            figures = {name: value for name, value in known.items() if name.startswith("eval/")}
-            evaluation = evaluation._replace(metrics=figures | evaluation.metrics)
-        else:
-            save_figures(folder, data or config.data.source, evaluation)
+        evaluation = with_known_figures(known, evaluate_run(folder, data or None))
+        save_figures(folder, data or config.data.source, evaluation)
         if agreement.is_first():
             print(write_report(folder, evaluation))
 

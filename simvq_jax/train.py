@@ -14,7 +14,7 @@ import ml_collections
 from simvq_jax import accelerators, agreement, build, cli, cluster
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
-from simvq_jax.evaluate import evaluate_run, tell
+from simvq_jax.evaluate import evaluate_run, print_and_save
 from simvq_jax.health import rank_figures
 from simvq_jax.inputs import build_train_batches, skip_list
 from simvq_jax.mesh import batch_share, check_batch, check_codebook, jit_step, make_mesh, place_batch, place_whole
@@ -187,9 +187,14 @@ def main(
     chosen = config_of(config, folder)
     with cluster.joined(build.build_timeouts(chosen), job, saves_on_sigterm=True):
         accelerators.check_used(allow_cpu)
+        if evaluate and jax.process_count() > 1:
+            raise ValueError(
+                f"--evaluate is of a training in one process but this one has {jax.process_count()}: leave it out, and"
+                " start simvq_jax.evaluate in all of them behind it, as launch/job.sh does."
+            )
         whole = train_on(chosen, folder, stop_at).whole
         if evaluate and whole:
-            tell(folder, chosen.data.source, evaluate_run(folder))
+            print_and_save(folder, chosen.data.source, evaluate_run(folder))
     if not whole:
         sys.exit(stopped_status)
 
@@ -210,7 +215,7 @@ if __name__ == "__main__":
         {
             "workdir": "run folder, as runs/quickstart",
             "stop_at": "end, checkpointed, after this step; 0 = run to steps",
-            "evaluate": "evaluate the run once it is whole, as simvq_jax.evaluate --run=WORKDIR does",
+            "evaluate": "evaluate the run once it is whole, as simvq_jax.evaluate --run=WORKDIR does; in one process",
             "stopped_status": "exit status when SIGTERM or --stop_at ended the training before its last step",
             "allow_cpu": "train on the CPU even beside an accelerator",
             **cluster.HELP,

@@ -44,6 +44,14 @@ def test_several_codebooks_are_told_from_one(runs):
     assert [row[2] for row in rows] == ["96", "4 x 96 product"]
 
 
+def test_figures_of_what_was_trained_on_are_told_from_those_of_what_is_held_out(runs):
+    figures = json.loads((runs[1] / "evaluation.json").read_text())
+    (runs[1] / "evaluation.json").write_text(json.dumps(figures | {"provenance": {"split": "train"}}))
+    header, _, *rows = cells(compare.compare(runs, ["a/one", "b/two"]))
+    assert [row[header.index("evaluated on")] for row in rows] == ["photos", "photos, split train"]
+    assert [row[0] for row in rows] == ["a/one", "b/two"]
+
+
 def test_training_utilization_is_that_of_the_last_step(runs):
     last = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     value = [row["train/codebook_utilization"] for row in last if "train/codebook_utilization" in row][-1]

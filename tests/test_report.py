@@ -251,10 +251,12 @@ def test_main_evaluates_and_writes(run: Path, evaluation: Evaluation, monkeypatc
 def test_main_keeps_figures_of_weight_files_that_it_is_not_given(run: Path, evaluation: Evaluation, monkeypatch):
     scored = evaluation._replace(metrics=evaluation.metrics | {"eval/lpips": 0.25}, provenance={"step": 8})
     save_figures(run, "photos", scored)
-    before = (run / "evaluation.json").read_text()
-    monkeypatch.setattr(report, "evaluate_run", lambda *_: evaluation._replace(provenance={"step": 8}))
+    better = evaluation._replace(metrics=evaluation.metrics | {"eval/psnr": 27.5}, provenance={"step": 8})
+    monkeypatch.setattr(report, "evaluate_run", lambda *_: better)
     report.main(run=str(run), data="")
-    assert "0.2500" in (run / "report.html").read_text() and (run / "evaluation.json").read_text() == before
+    written = json.loads((run / "evaluation.json").read_text())
+    assert "0.2500" in (run / "report.html").read_text() and written["eval/lpips"] == 0.25
+    assert written["eval/psnr"] == 27.5 and "27.50" in (run / "report.html").read_text()  # as measured now
     monkeypatch.setattr(report, "evaluate_run", lambda *_: evaluation._replace(provenance={"step": 9}))
     report.main(run=str(run), data="")
     assert "0.2500" not in (run / "report.html").read_text() and "lpips" not in (run / "evaluation.json").read_text()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import findings, record, results
+from launch import sweep
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,11 +25,25 @@ def test_the_page_and_its_pictures_are_those_of_the_committed_results(tmp_path, 
 
 def test_runs_are_counted_against_the_study_s_plan():
     command = "python launch/sweep.py --config=configs/study/estimators.py:reduced --workdir=runs/study/estimators"
-    runs = [{"run": "straight_through", "config": {}}, {"run": "rotation"}]
-    assert results._count(runs[:1], command) == "1 of 3 planned runs"
+    runs = [{"run": "dynamic", "config": {}}, {"run": "rotation"}]
+    assert results._count(runs[:1], command) == "1 of 2 planned runs"
     assert results._count(runs, command).endswith("(1 of which kept their changes, not their whole config)")
     with pytest.raises(ValueError, match=r"estimators\.py:reduced has no runs lost but results of them: rename"):
         results._count([{"run": "lost"}], command)
+
+
+def test_a_run_of_all_studies_is_recorded_as_its_own_study_s():
+    run, alone = (sweep.Run(name, {"seed": 1}) for name in ("rate/recipe", "recipe"))
+    of_all = record.in_its_study(run, "configs/study/whole.py:reduced", Path("runs/study"))
+    assert of_all == (alone, "configs/study/rate.py:reduced", Path("runs/study/rate"))
+    assert record.in_its_study(*of_all) == of_all
+
+
+def test_a_run_that_a_study_shares_with_methods_stands_in_its_table_too():
+    row = {"steps": 200, "batch_size": 32, "dim": 64, "codebook_size": 8192, "figures": {"eval/psnr": 19.5}}
+    shared = results.of_methods("rate", [row | {"run": "cosine"}])
+    assert {name: run["run"] for name, run in shared.items()} == {"recipe": "simvq_8192_seed0"}
+    assert results.of_methods("rate", [row | {"run": "cosine", "codebook_size": 512}]) == {}
 
 
 def test_of_three_seeds_their_own_spread_says_what_is_clearly_more():

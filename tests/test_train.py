@@ -12,7 +12,7 @@ from tiny import tiny_config
 from tiny_sound import tiny_sound_config
 
 from configs import recipes
-from simvq_jax import build, observer, train
+from simvq_jax import build, cli, observer, train
 from simvq_jax.build.quantizers import QUANTIZERS
 from simvq_jax.drawing.curves import read_metrics
 from simvq_jax.evaluate import make_scorer
@@ -66,6 +66,21 @@ def test_held_out_data_are_left_alone_where_no_evaluation_is_asked_for(tmp_path)
     assert int(state.step) == 4
     numbers = read_metrics(tmp_path / "run").numbers
     assert "train/loss" in numbers and not [name for name in numbers if name.startswith("eval/")]
+
+
+def test_a_run_is_evaluated_behind_its_last_step_where_that_is_asked_for(tmp_path, monkeypatch):
+    config = cli.Chosen(tiny_config(eval_every=0), {})
+    with pytest.raises(SystemExit) as stopped:
+        train.main(config, str(tmp_path / "run"), stop_at=2, evaluate=True, stopped_status=75)
+    assert stopped.value.code == 75 and not (tmp_path / "run/evaluation.json").exists()
+    for _ in range(2):  # a finished run is evaluated again
+        train.main(config, str(tmp_path / "run"), stop_at=0, evaluate=True, stopped_status=75)
+        evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
+        assert evaluation["provenance"]["step"] == 4 and evaluation["eval/pictures"] == 24
+        (tmp_path / "run/evaluation.json").unlink()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="--evaluate is of a training in one process but this one has 2"):
+        train.main(config, str(tmp_path / "run"), stop_at=0, evaluate=True)
 
 
 def test_another_config_is_refused_and_nothing_touched(trained_run):

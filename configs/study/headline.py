@@ -3,7 +3,7 @@ frozen under an MLP in place of W, the paper's recipe, vanilla VQ, and VQ with k
 four residual stages.
 
     python launch/sweep.py --config=configs/study/headline.py --workdir=runs/study/headline
-or  python -m simvq_jax.train --config=configs/study/headline.py --workdir=runs/study/one
+or  python -m simvq_jax.train --evaluate --config=configs/study/headline.py --workdir=runs/study/one
 
 d = 128, and steps enough for a window of 20 tokens a code at the largest K.
 """

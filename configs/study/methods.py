@@ -1,7 +1,7 @@
 """Study: every method at every codebook size, and at full size three seeds of those that matter most.
 
     python launch/sweep.py --config=configs/study/methods.py:reduced --workdir=runs/study/methods
-or  python -m simvq_jax.train --config=configs/study/methods.py:reduced --workdir=runs/study/one
+or  python -m simvq_jax.train --evaluate --config=configs/study/methods.py:reduced --workdir=runs/study/one
 
 Only the quantizer differs, and for SimVQ the recipe: this project's; the same with a frozen basis; "plain", the
 quantizer as published; and the paper's, which has another schedule for the networks too. Others are set as their papers

@@ -1,7 +1,7 @@
 """Study: recovery of codes that start at another scale than the tokens (StableVQ, 2609.26774: UR-AUC).
 
     python launch/sweep.py --config=configs/study/recovery.py:reduced --workdir=runs/study/recovery
-or  python -m simvq_jax.train --config=configs/study/recovery.py:reduced --workdir=runs/study/one
+or  python -m simvq_jax.train --evaluate --config=configs/study/recovery.py:reduced --workdir=runs/study/one
 
 UR-AUC is the mean over wrong starting scales of the mean over steps of the utilization, in percent. A start at the
 tokens' own scale tells what could be regained. Codes of this project's recipe start around the tokens' mean, as always;
