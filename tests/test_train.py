@@ -68,7 +68,7 @@ def test_held_out_data_are_left_alone_where_no_evaluation_is_asked_for(tmp_path)
     assert "train/loss" in numbers and not [name for name in numbers if name.startswith("eval/")]
 
 
-def test_a_run_is_evaluated_behind_its_last_step_where_that_is_asked_for(tmp_path, monkeypatch):
+def test_a_run_is_evaluated_behind_its_last_step_where_that_is_asked_for(tmp_path):
     config = cli.Chosen(tiny_config(eval_every=0), {})
     with pytest.raises(SystemExit) as stopped:
         train.main(config, str(tmp_path / "run"), stop_at=2, evaluate=True, stopped_status=75)
@@ -78,9 +78,6 @@ def test_a_run_is_evaluated_behind_its_last_step_where_that_is_asked_for(tmp_pat
         evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
         assert evaluation["provenance"]["step"] == 4 and evaluation["eval/pictures"] == 24
         (tmp_path / "run/evaluation.json").unlink()
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="--evaluate is of a training in one process but this one has 2"):
-        train.main(config, str(tmp_path / "run"), stop_at=0, evaluate=True)
 
 
 def test_another_config_is_refused_and_nothing_touched(trained_run):
