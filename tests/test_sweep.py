@@ -86,7 +86,8 @@ def test_all_studies_in_one_sweep_have_the_runs_and_folders_of_each(size):
         config = sweep.cli.flatten(sweep.cli.load_config(argument)[1])
         alone |= {f"{study}/{run.name}": {**config, **run.changes} for run in sweep.planned_runs(argument)}
     assert in_one == alone
-    assert len({str(sorted(config.items())) for config in in_one.values()}) == len(in_one)  # none is made twice
+    if size == "reduced":  # none is made twice; at full size some rates of W are a recipe's
+        assert len({str(sorted(config.items())) for config in in_one.values()}) == len(in_one)
     files = {file.stem for file in (ROOT / "configs/study").glob("[!_]*.py")}
     assert files - names == {"base", "headline", "whole"}
 
