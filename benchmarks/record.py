@@ -17,8 +17,7 @@ from flax.traverse_util import flatten_dict
 from benchmarks import timing
 from benchmarks.runs import FOLDER
 from configs import common
-from launch import sweep
-from simvq_jax import cli
+from simvq_jax import cli, experiment
 from simvq_jax.drawing.curves import read_metrics
 from simvq_jax.versions import of_installed
 
@@ -26,7 +25,7 @@ CURVES = ("train/codebook_utilization_recent", "train/codebook_perplexity", "tra
 PACKAGES = ("flax", "optax", "numpy")
 
 
-def record(run: sweep.Run, argument: str, workdir: Path) -> dict[str, Any]:
+def record(run: experiment.Run, argument: str, workdir: Path) -> dict[str, Any]:
     """What is kept of a finished run. "config": every key whose value is not that of configs/common.py."""
     folder = workdir / run.name
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -68,20 +67,20 @@ def _rounded(value):
     return float(f"{value:.5g}") if isinstance(value, float) and not value.is_integer() else value
 
 
-def in_its_study(run: sweep.Run, argument: str, workdir: Path) -> tuple[sweep.Run, str, Path]:
+def in_its_study(run: experiment.Run, argument: str, workdir: Path) -> tuple[experiment.Run, str, Path]:
     """A run STUDY/RUN of a sweep of several studies as the run of that study's own sweep that it is, too."""
     study, _, name = run.name.rpartition("/")
     if not study:
         return run, argument, workdir
     file, colon, size = argument.partition(":")
-    return sweep.Run(name, run.changes), f"{Path(file).with_name(study)}.py{colon}{size}", workdir / study
+    return experiment.Run(name, run.changes), f"{Path(file).with_name(study)}.py{colon}{size}", workdir / study
 
 
 def main(config: str, workdir: str) -> None:
     """Records the runs of a sweep that are finished, and names those that are not."""
     missing = []
-    for planned in sweep.planned_runs(config):
-        if sweep.is_finished(planned, config, Path(workdir)):
+    for planned in experiment.planned_runs(config):
+        if experiment.is_finished(planned, config, Path(workdir)):
             run, argument, folder = in_its_study(planned, config, Path(workdir))
             study = Path(argument.partition(":")[0]).stem
             timing.write_json(str(FOLDER / study / f"{run.name}.json"), record(run, argument, folder))

@@ -13,8 +13,7 @@ from pathlib import Path
 from benchmarks import aims, findings, recovery, toy_picture
 from benchmarks.runs import FOLDER, Run, grouped, method_of, read, spread, stages_of
 from benchmarks.timing import markdown_table
-from launch import sweep
-from simvq_jax import cli
+from simvq_jax import cli, experiment
 from simvq_jax.drawing import charts
 from simvq_jax.files import replace_text
 
@@ -162,7 +161,7 @@ def _count(runs: list[Run], command: str) -> str:
     Raises ValueError where the study has no such run.
     """
     argument = command.partition("--config=")[2].partition(" ")[0]
-    planned = {run.name for run in sweep.planned_runs(argument)}
+    planned = {run.name for run in experiment.planned_runs(argument)}
     if strange := sorted({run["run"] for run in runs} - planned):
         raise ValueError(f"{argument} has no runs {', '.join(strange)} but results of them: rename or remove those.")
     count = f"{len(runs)} runs" if len(runs) == len(planned) else f"{len(runs)} of {len(planned)} planned runs"

@@ -4,14 +4,13 @@
     python launch/sweep.py --config=configs/study/methods.py --workdir=runs/study/methods --commands
     python launch/sweep.py --config=configs/study/methods.py --workdir=/shared --through="sbatch launch/slurm.sbatch"
 
-The experiment's file defines, beside `get_config`, `sweep(add)`, which calls `add(name, {"a.key": value, ...})` for
-each run; FILE.py:argument gives the argument to both. A run trains into WORKDIR/NAME, is evaluated there, and logs to
-NAME.log beside it, or in sweeps/ where that is a bucket. Finished runs are skipped and interrupted ones go on, so the
-same command again does what is left. With --commands nothing is started: each run that is left is a line for a
-cluster's scheduler. With --through each is given to a launcher, which trains and evaluates it: "sbatch
-launch/slurm.sbatch", "bash launch/gke/submit.sh tpu", "bash launch/tpu_pod.sh run", "bash launch/local.sh 2". The
-first two answer before a run has ended: call again only once the queue is empty, or it is submitted twice. At the
-end WORKDIR/table.md has all that is finished.
+Which runs those are, `sweep(add)` in the experiment's file says (see `simvq_jax/experiment.py`). A run trains into
+WORKDIR/NAME, is evaluated there, and logs to NAME.log beside it, or in sweeps/ where that is a bucket. Finished runs
+are skipped and interrupted ones go on, so the same command again does what is left. With --commands nothing is
+started: each run that is left is a line for a cluster's scheduler. With --through each is given to a launcher, which
+trains and evaluates it: "sbatch launch/slurm.sbatch", "bash launch/gke/submit.sh tpu", "bash launch/tpu_pod.sh run",
+"bash launch/local.sh 2". The first two answer before a run has ended: call again only once the queue is empty, or it
+is submitted twice. At the end WORKDIR/table.md has all that is finished.
 
 Several jobs on this machine share its cores and each GPU's memory: each has its part of both to the end, of the memory
 unless XLA_PYTHON_CLIENT_MEM_FRACTION says what. On a machine without accelerator runs use what another one has
@@ -19,8 +18,6 @@ compiled, until the sweep ends, or from the folder that JAX_COMPILATION_CACHE_DI
 """
 
 import contextlib
-import importlib.util
-import inspect
 import itertools
 import os
 import shlex
@@ -31,68 +28,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
 from simvq_jax import accelerators, cli
-from simvq_jax.build import evaluated_at, read_evaluation
 from simvq_jax.compare import compare
+from simvq_jax.experiment import Run, is_finished, planned_runs
 from simvq_jax.files import replace_text
-from simvq_jax.run_folder import check_run
 from simvq_jax.store import is_remote, path_of
 
 OF_JAX = ("TF_CPP_MIN_LOG_LEVEL", "1")  # what importing jax adds to the environment
 STOPPED = 75  # exit status of a run that SIGTERM stopped before its end
 MEMORY_SHARED = 0.9  # of a GPU's memory, by all jobs together
-
-
-class Run(NamedTuple):
-    """name: its folder's. changes: key -> value, over the experiment's config."""
-
-    name: str
-    changes: dict[str, Any]
-
-
-def planned_runs(argument: str) -> list[Run]:
-    """The runs of `FILE.py[:argument]`. Raises ValueError if the file plans none, or two of a name, or unknown keys."""
-    file, config = cli.load_config(argument)
-    spec = importlib.util.spec_from_file_location("experiment", file)
-    assert spec is not None and spec.loader is not None  # it was loaded once already
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "sweep"):
-        raise ValueError(f"{file} has no function sweep(add): define it, or start the one run with simvq_jax.train.")
-    runs: list[Run] = []
-    words = [word for word in [argument.partition(":")[2]] if word]
-    if len(inspect.signature(module.sweep).parameters) <= len(words):
-        raise ValueError(
-            f"{argument} has an argument but sweep(add) of {file} takes none: define sweep(add, argument)."
-        )
-    module.sweep(lambda name, changes: runs.append(Run(name, changes)), *words)
-    if not runs:
-        raise ValueError(f"sweep(add) of {file} adds no run: call add(name, changes) at least once.")
-    known = cli.flatten(config)
-    for run in runs:
-        unknown = sorted(run.changes.keys() - known.keys())
-        if unknown:
-            raise ValueError(f"run {run.name!r} of {file} changes unknown keys ({', '.join(unknown)}): mend the file.")
-    names = [run.name for run in runs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{file} has several runs named {', '.join(twice)}: give each a name of its own.")
-    return runs
-
-
-def is_finished(run: Run, argument: str, workdir: Path) -> bool:
-    """Whether the run was trained to its end, and evaluated there. Raises ValueError if its folder is of another
-    config."""
-    config = cli.load_config(argument)[1]
-    config.update_from_flattened_dict(run.changes)
-    folder = workdir / run.name
-    check_run(config, folder)
-    evaluation = read_evaluation(folder)
-    held_out = evaluation.get("provenance", {}).get("split", "eval") == "eval"
-    there = evaluation and held_out and evaluated_at(evaluation) in (config.steps, None)
-    return bool(there) and (folder / "checkpoints" / str(config.steps)).is_dir()
 
 
 def command_of(run: Run, argument: str, workdir: Path, python: str = sys.executable) -> list[str]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from simvq_jax.api.hub import folder_of
 from simvq_jax.build import build_perceptual, build_scoring_nets, build_timeouts, of_sound, read_config, samples_a_token
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
-from simvq_jax.inputs import EvalData, skip_list
+from simvq_jax.inputs import READING, READING_HELP, EvalData, check_of_kind, read_as, skip_list
 from simvq_jax.mesh import batch_share, make_mesh, place_batch, place_whole
 from simvq_jax.metrics.codebook import effective_rank, perplexity, scale, utilization
 from simvq_jax.metrics.sound import bits_per_second
@@ -194,18 +194,23 @@ def _codebook(autoencoder, variables, counts) -> tuple[np.ndarray, np.ndarray, d
 
 
 def evaluate_run(
-    run: Path, data: str | None = None, limit: int = 0, data_dir: str = "", split: str = "eval", **files: str
+    run: Path,
+    data: str | None = None,
+    limit: int = 0,
+    split: str = "eval",
+    reading: Mapping[str, Any] | None = None,
+    **files: str,
 ) -> Evaluation:
     """Evaluates the EMA weights of a run's newest checkpoint on the held-out part of its data, or of `data`.
 
-    limit: crops or recordings, evenly spread; 0 = all. data_dir: of TFDS datasets; "" leaves that of the config. split:
-    "eval", what is held out, "train" or "all". files: of weights, by their key in config.metrics or config.losses; ""
-    or none leaves that of the config, if it is still there.
+    limit: crops or recordings, evenly spread; 0 = all. split: "eval", what is held out, "train" or "all". reading: as
+    `inputs.read_as`. files: of weights, by their key in config.metrics or config.losses; "" or none leaves that of the
+    config, if it is still there.
     """
     tokenizer = load(run)
     config = tokenizer.config
-    config.data.data_dir = data_dir or config.data.data_dir
-    _choose_files(config, files, run)
+    read_as(config, **(reading or {}))
+    _choose_files(config, files)
     mesh = make_mesh()
     # A run is evaluated on whatever devices there are.
     config.data.eval_batch_size += -config.data.eval_batch_size % mesh.size
@@ -222,15 +227,14 @@ def evaluate_run(
     return result._replace(provenance=provenance(tokenizer, eval_data, limit))
 
 
-def _choose_files(config, files: dict[str, str], run: Path) -> None:
+def _choose_files(config, files: dict[str, str]) -> None:
     """Sets the files of weights that score. Those of the config may have stayed on another machine."""
     lost = set()
     for name in FILES:
         part = config.losses if name in config.losses else config.metrics
         path = files.get(name, "")
-        if path and (name in OF_SOUND) != of_sound(config):
-            kinds = ("sound", "pictures") if of_sound(config) else ("pictures", "sound")
-            raise ValueError(f"{run} is a tokenizer of {kinds[0]} but {name} is of {kinds[1]}: leave it out.")
+        if path:
+            check_of_kind(config, name, sound=name in OF_SOUND)
         if not path and part[name] and not Path(part[name]).is_file():
             logging.warning("%s of the run is not here: going on without it (give --%s).", part[name], name)
             lost.add(name)
@@ -291,7 +295,8 @@ def main(run: str, data: str, limit: int, out: str = "", **rest) -> None:
     job = cluster.taken_from(rest)
     with cluster.joined(build_timeouts(config), job):
         agreement.check_alike("the command", f"{run} {data} {limit} {rest} {config.to_dict()}")
-        result = evaluate_run(folder, data or None, limit, **rest)
+        reading = {name: rest.pop(name, default) for name, default in READING.items()}
+        result = evaluate_run(folder, data or None, limit, reading=reading, **rest)
         print_and_save(into, data or config.data.source, result)
 
 
@@ -301,7 +306,7 @@ if __name__ == "__main__":
         {
             "run": cli.REQUIRED,
             "data": "",
-            "data_dir": "",
+            **READING,
             "split": "eval",
             "limit": 0,
             "out": "",
@@ -311,7 +316,7 @@ if __name__ == "__main__":
         {
             "run": "run folder, as runs/quickstart",
             "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
-            "data_dir": "of TFDS datasets; by default the run's own",
+            **READING_HELP,
             "split": "eval (what is held out), train or all",
             "out": "folder for evaluation.json; by default the run's, in which the last evaluation stays",
             "limit": "crops or recordings to evaluate, evenly spread over the set; 0 = all",

@@ -37,7 +37,7 @@ from simvq_jax.data.tokens import (
 )
 from simvq_jax.data.views import Views
 from simvq_jax.files import check_unused, create_text, remove_left_behind, replace_text
-from simvq_jax.inputs import open_data
+from simvq_jax.inputs import READING, READING_HELP, open_data, read_as
 from simvq_jax.progress import Progress, duration
 from simvq_jax.store import is_remote
 from simvq_jax.token_records import RecordMaker
@@ -142,9 +142,15 @@ def _settings(tokenizer: Tokenizer, source: Source, *, views: Views | None, form
         "format": form,
         "items": len(source),
         "data_identity": source.identity(),
-        **(views._asdict() if views else {"sample_rate": tokenizer.config.data.sample_rate}),
+        **_of_reading(tokenizer.config.data, views),
         **rest,
     }
+
+
+def _of_reading(data, views: Views | None) -> dict[str, Any]:
+    if views is None:
+        return {"sample_rate": data.sample_rate, "max_seconds": data.max_seconds}
+    return {**views._asdict(), "max_pixels": data.max_pixels}
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
@@ -231,8 +237,8 @@ def extract_run(
     if is_remote(out):
         raise ValueError(f"--out={out} lies in a bucket, but tokens are written to disks only: give a folder.")
     tokenizer = load(run, decoder=False)
+    read_as(tokenizer.config, **{name: rest[name] for name in READING})
     of = tokenizer.config.data
-    of.data_dir = rest["data_dir"] or of.data_dir
     views = None
     if isinstance(tokenizer, ImageTokenizer):
         if crops == "whole" and (size or resize_short > 0):
@@ -271,7 +277,7 @@ if __name__ == "__main__":
         {
             "run": cli.REQUIRED,
             "data": "",
-            "data_dir": "",
+            **READING,
             "out": cli.REQUIRED,
             "split": "all",
             "crops": "center",
@@ -288,7 +294,7 @@ if __name__ == "__main__":
         {
             "run": "run folder, as runs/quickstart",
             "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
-            "data_dir": "of TFDS datasets; by default the run's own",
+            **READING_HELP,
             "out": "folder for the tokens",
             "split": "all, train or eval (what is held out)",
             "crops": "pictures: center, ten (corners and centre, mirrored too) or whole (at their own size)",

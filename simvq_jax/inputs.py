@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 from collections.abc import Generator, Iterator
 
 import jax
@@ -17,6 +18,39 @@ from simvq_jax.data.kinds import Kind, pictures, recordings
 from simvq_jax.data.pipeline import eval_batches, eval_crops, train_batches
 from simvq_jax.data.sources import SkipLog, open_source
 from simvq_jax.mesh import ALONE, BatchShare
+
+# Flags of commands that read data by a run's config, for `read_as`.
+READING = {"data_dir": "", "max_pixels": 0, "max_seconds": 0.0}
+READING_HELP = {
+    "data_dir": "of TFDS datasets; by default the run's own",
+    "max_pixels": "pictures: larger ones are skipped and listed; 0 = as in training",
+    "max_seconds": "sound: longer recordings are skipped and listed; 0 = as in training",
+}
+
+
+def read_as(config, *, data_dir: str = "", max_pixels: int = 0, max_seconds: float = 0.0) -> None:
+    """Changes how the config's data are read; "" and 0 leave what it says. Raises ValueError on limits that cannot
+    be."""
+    if max_pixels < 0 or not 0 <= max_seconds < math.inf:
+        raise ValueError(
+            f"max_pixels is {max_pixels} and max_seconds {max_seconds} but both must be finite and at least 0,"
+            " which leaves the run's own."
+        )
+    if max_pixels:
+        check_of_kind(config, "max_pixels", sound=False)
+    if max_seconds:
+        check_of_kind(config, "max_seconds", sound=True)
+    data = config.data
+    data.data_dir = data_dir or data.data_dir
+    data.max_pixels = max_pixels or data.max_pixels
+    data.max_seconds = max_seconds or data.max_seconds
+
+
+def check_of_kind(config, name: str, *, sound: bool) -> None:
+    """Raises ValueError if the flag is of sound and the config of pictures, or the other way round."""
+    if sound != of_sound(config):
+        kinds = ("pictures", "sound") if sound else ("sound", "pictures")
+        raise ValueError(f"the run is a tokenizer of {kinds[0]} but {name} is of {kinds[1]}: leave it out.")
 
 
 def skip_list() -> str:

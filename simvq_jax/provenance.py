@@ -56,8 +56,10 @@ def _at(config, key: str) -> Any:
 def _preprocessing(config) -> str:
     data = config.data
     if of_sound(config):
-        return f"whole recordings, channels averaged, resampled to {data.sample_rate} Hz by soxr"
-    crop = f"{data.eval_crops} crop(s) of {data.size} x {data.size} a picture"
+        kept = f"whole recordings of at most {data.max_seconds:g} s"
+        return f"{kept}, channels averaged, resampled to {data.sample_rate} Hz by soxr"
+    kept = f"a picture of at most {data.max_pixels:,} pixels"
+    crop = f"{data.eval_crops} crop(s) of {data.size} x {data.size} {kept}"
     if not data.resize_short:
         return f"{crop}, at its own resolution"
     return f"{crop}, its short side resized to {data.resize_short} by Pillow's bilinear filter"

@@ -153,7 +153,9 @@ def test_the_provenance_says_what_is_needed_to_repeat_it(run, tokenizer, of_fold
     assert (found["split"], found["limit"], found["batch_size"], found["devices"]) == ("eval", 0, 16, "8 x cpu")
     assert found["step"] == 4 and found["model_sha256"] == tokenizer.fingerprint(decoder=True)
     assert found["data_identity"].startswith("folder of 19 images, sha256 ")
-    assert found["preprocessing"] == "3 crop(s) of 24 x 24 a picture, at its own resolution"
+    assert found["preprocessing"] == (
+        "3 crop(s) of 24 x 24 a picture of at most 178,956,970 pixels, at its own resolution"
+    )
     assert {"python", "jax", "flax", "numpy", "simvq_jax"} <= found["versions"].keys()
     assert found["weight_files"] == {}
 
@@ -237,6 +239,8 @@ def test_all_of_a_folder_can_be_evaluated_not_only_what_is_held_out(run, tmp_pat
     assert [part.metrics["eval/pictures"] for part in parts.values()] == [3 * 2, 3 * 21]
     with pytest.raises(ValueError, match="The split 'test' is unknown; give one of train, eval, all"):
         evaluate.evaluate_run(run, f"folder:{tmp_path}", split="test")
+    with pytest.raises(ValueError, match=r"none of the 6 crops of folder:.*, split eval, can be read"):
+        evaluate.evaluate_run(run, f"folder:{tmp_path}", reading={"max_pixels": 100})
 
 
 def test_without_data_the_run_s_own_is_named(run, result):

@@ -20,6 +20,7 @@ from simvq_jax import reconstruct
 from simvq_jax.data.tokens import msgpack_restore, summary_path, token_dtype
 from simvq_jax.data.views import Views
 from simvq_jax.extract_tokens import Share, extract_run, extract_tokens
+from simvq_jax.inputs import READING
 
 SIZES = [(24, 24), (25, 31), (64, 24), (24, 40), (7, 9), (30, 30), (24, 24)]
 
@@ -368,7 +369,7 @@ def test_the_command_line_prints_counts(trained_run, folder, tmp_path, capsys):
     from simvq_jax import extract_tokens as module
 
     rest = {"batch_size": 4, "shard_size": 100, "format": "array_record", "process_index": 0, "process_count": 1}
-    rest["data_dir"] = ""
+    rest |= READING
     arguments = {"split": "all", "crops": "center", "size": 24, "resize_short": -1, "flip": False}
     module.main(run=str(trained_run), data=f"folder:{folder}", out=str(tmp_path / "out"), **arguments, **rest)
     printed = capsys.readouterr().out
@@ -378,6 +379,11 @@ def test_the_command_line_prints_counts(trained_run, folder, tmp_path, capsys):
     assert "0 records in" in again and "1 file(s) could not be read and are listed in" in again
     with pytest.raises(ValueError, match="leave --size and --resize_short out"):
         module.main(run=str(trained_run), data="", out="x", **arguments | {"crops": "whole"}, **rest)
+    small = {"data": f"folder:{folder}", "out": str(tmp_path / "small"), **rest, "max_pixels": 1}
+    with pytest.raises(ValueError, match="none of the 8 items"):
+        module.main(run=str(trained_run), **arguments, **small)
+    reasons = [skipped["reason"] for skipped in json.loads((tmp_path / "small/manifest.json").read_text())["skipped"]]
+    assert sum("over the limit of max_pixels=1;" in reason for reason in reasons) == 7
 
 
 def test_a_bucket_is_no_place_for_tokens():

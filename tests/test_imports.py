@@ -55,6 +55,7 @@ ENTRY_POINTS = [
     "compare",
     "observer",
     "run_folder",
+    "experiment",
     "start",
     "explain",
     "convert",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import findings, record, results
-from launch import sweep
+from simvq_jax import experiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,7 +33,7 @@ def test_runs_are_counted_against_the_study_s_plan():
 
 
 def test_a_run_of_all_studies_is_recorded_as_its_own_study_s():
-    run, alone = (sweep.Run(name, {"seed": 1}) for name in ("rate/recipe", "recipe"))
+    run, alone = (experiment.Run(name, {"seed": 1}) for name in ("rate/recipe", "recipe"))
     of_all = record.in_its_study(run, "configs/study/whole.py:reduced", Path("runs/study"))
     assert of_all == (alone, "configs/study/rate.py:reduced", Path("runs/study/rate"))
     assert record.in_its_study(*of_all) == of_all

@@ -17,6 +17,7 @@ import pytest
 from tiny import tiny_config
 
 from simvq_jax import build
+from simvq_jax.experiment import Run, is_finished, planned_runs
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("sweep", ROOT / "launch/sweep.py")
@@ -59,7 +60,7 @@ def test_the_study_s_runs_build():
     sized = [f"{file}:{size}" for file in studies if file.stem != "headline" for size in ("reduced", "full")]
     quantizers = {}
     for argument in [*sized, str(ROOT / "configs/study/headline.py")]:
-        runs, original = sweep.planned_runs(argument), sweep.cli.load_config(argument)[1]
+        runs, original = planned_runs(argument), sweep.cli.load_config(argument)[1]
         assert len(runs) > 1
         for run in runs:
             config = copy.deepcopy(original)
@@ -75,7 +76,7 @@ def test_the_study_s_runs_build():
 @pytest.mark.parametrize("size", ["reduced", "full"])
 def test_all_studies_in_one_sweep_have_the_runs_and_folders_of_each(size):
     whole = str(ROOT / f"configs/study/whole.py:{size}")
-    in_one, planned = {}, sweep.planned_runs(whole)
+    in_one, planned = {}, planned_runs(whole)
     common = sweep.cli.flatten(sweep.cli.load_config(whole)[1])
     for run in planned:
         in_one[run.name] = {**common, **run.changes}
@@ -84,7 +85,7 @@ def test_all_studies_in_one_sweep_have_the_runs_and_folders_of_each(size):
     for study in names:
         argument = str(ROOT / f"configs/study/{study}.py:{size}")
         config = sweep.cli.flatten(sweep.cli.load_config(argument)[1])
-        alone |= {f"{study}/{run.name}": {**config, **run.changes} for run in sweep.planned_runs(argument)}
+        alone |= {f"{study}/{run.name}": {**config, **run.changes} for run in planned_runs(argument)}
     assert in_one == alone
     if size == "reduced":  # none is made twice; at full size some rates of W are a recipe's
         assert len({str(sorted(config.items())) for config in in_one.values()}) == len(in_one)
@@ -192,19 +193,19 @@ def test_a_finished_sweep_starts_nothing(experiment, tmp_path, trained_run, monk
 def test_a_run_that_was_evaluated_before_its_last_step_is_not_finished(experiment, tmp_path, trained_run):
     file, folder = experiment(*TWO_RUNS), tmp_path / "runs/small"
     finish(trained_run, folder)
-    run = sweep.planned_runs(file)[0]
-    assert sweep.is_finished(run, file, tmp_path / "runs")
+    run = planned_runs(file)[0]
+    assert is_finished(run, file, tmp_path / "runs")
     figures = json.loads((folder / "evaluation.json").read_text())
     (folder / "evaluation.json").write_text(json.dumps(figures | {"provenance": {"step": 2}}))
-    assert not sweep.is_finished(run, file, tmp_path / "runs")
+    assert not is_finished(run, file, tmp_path / "runs")
     (folder / "evaluation.json").write_text(json.dumps(figures | {"provenance": {"step": 4, "split": "train"}}))
-    assert not sweep.is_finished(run, file, tmp_path / "runs")
+    assert not is_finished(run, file, tmp_path / "runs")
 
 
 def test_a_run_that_was_stopped_is_told_from_a_failure(tmp_path):
     told = []
     command = [sys.executable, "-c", "raise SystemExit(75)"]
-    assert not sweep.perform(sweep.Run("of/one", {}), command, tmp_path, told.append, {})
+    assert not sweep.perform(Run("of/one", {}), command, tmp_path, told.append, {})
     assert told == [f"of/one: started, {tmp_path / 'of/one.log'}", "of/one: stopped, to go on with the same sweep"]
 
 
@@ -225,7 +226,7 @@ def test_a_folder_with_a_run_of_another_config_is_no_finished_run(experiment, tm
 )
 def test_a_file_that_plans_no_sweep(experiment, body, sentence):
     with pytest.raises(ValueError, match=sentence):
-        sweep.planned_runs(experiment(*body))
+        planned_runs(experiment(*body))
 
 
 @pytest.mark.parametrize(("jobs", "only", "sentence"), [(0, "", "jobs is 0"), (1, "huge", "no run's name contains")])
@@ -261,6 +262,6 @@ def test_what_is_left_is_given_to_a_launcher(experiment, tmp_path, trained_run, 
 
 
 def test_a_text_of_a_change_keeps_its_spaces_and_a_tuple_has_none():
-    run = sweep.Run("a", {"quantizer.basis_file": "/my files/a.npy", "data.crop_scale": (0.2, 1.0)})
+    run = Run("a", {"quantizer.basis_file": "/my files/a.npy", "data.crop_scale": (0.2, 1.0)})
     _, _, *changes = sweep.training_flags(run, "b.py", Path("c"))
     assert changes == ["--config.quantizer.basis_file=/my files/a.npy", "--config.data.crop_scale=(0.2,1.0)"]

@@ -187,7 +187,7 @@ class TfdsSource(EncodedSource):
 
     Args:
       name: name of the dataset, with config and version if wanted (`name/config:1.0.0`), and behind an @ the split
-        that "eval" is, if not the one above (`libritts24k@test_clean`).
+        that "eval" is, if not the one above (`libritts24k@test_clean`); "all" then raises ValueError.
       split: "train", "eval" or "all".
       data_dir: folder of prepared datasets; "" for TFDS's own default.
       kind: of its records.
@@ -260,6 +260,11 @@ def _tfds_split(name: str, split: str, examples: dict[str, int], held_out: str) 
         raise ValueError(
             f"The dataset {name!r} has the splits {', '.join(examples)}; give one of those, and not train, instead of"
             f" {held_out!r}."
+        )
+    if split == "all" and held_out:
+        raise ValueError(
+            f"The split 'all' of the dataset {name!r} is not {held_out!r} alone: choose the split 'eval' for that, or"
+            f" leave out @{held_out}."
         )
     if split == "all":
         return "+".join(examples)
