@@ -11,10 +11,10 @@ from simvq_jax.agreement import is_first, total_over_processes
 from simvq_jax.build import of_sound, tokens_an_example
 from simvq_jax.drawing.pictures import picture_grid
 from simvq_jax.drawing.sounds import mel_picture
-from simvq_jax.evaluate import CONSTANT, Evaluation, evaluate, make_scorer
 from simvq_jax.health import CollapseWatch
 from simvq_jax.inputs import EvalData
 from simvq_jax.progress import Progress
+from simvq_jax.scoring import CONSTANT, Evaluation, evaluate, make_scorer
 from simvq_jax.state import TrainState, inference_variables
 
 # Figures of which a row has the latest, not the mean: they stand for a window of tokens, or for the moment.

@@ -17,9 +17,10 @@ from simvq_jax.drawing.axes import number
 from simvq_jax.drawing.curves import SPECTRUM, Metrics, read_metrics
 from simvq_jax.drawing.pictures import DEAD, TOKEN, USED, picture_grid, png_data_uri, project, scatter_png
 from simvq_jax.drawing.sounds import mel_picture, player, waveform
-from simvq_jax.evaluate import Evaluation, evaluate_run, save_figures, with_known_figures
+from simvq_jax.evaluate import evaluate_run, save_figures, with_known_figures
 from simvq_jax.files import replace_text
 from simvq_jax.health import CollapseWatch
+from simvq_jax.scoring import Evaluation
 from simvq_jax.store import path_of
 
 SKIPPED_SHOWN = 50

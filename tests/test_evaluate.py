@@ -14,6 +14,7 @@ from simvq_jax import api, evaluate
 from simvq_jax.data.images import to_uint8
 from simvq_jax.metrics.frechet import Moments, frechet_distance, preprocessed
 from simvq_jax.metrics.image import official_square_error, official_ssim, psnr, ssim
+from simvq_jax.scoring import evaluation
 from simvq_jax.step import as_float
 
 SIZE, F, K, D = 24, 4, 96, 4
@@ -107,7 +108,7 @@ def test_pictures_for_the_report_are_spread_over_the_set_and_stand_by_their_reco
     originals, reconstructions = np.stack(of_folder.originals), np.stack(of_folder.reconstructions)
     same = (originals[:, None] == pictures[1][None]).all(axis=(2, 3, 4))
     shown = same.argmax(axis=1)
-    assert same.any(axis=1).all() and len(shown) <= evaluate.KEPT
+    assert same.any(axis=1).all() and len(shown) <= evaluation.KEPT
     assert shown.min() < 6 and shown.max() == 18 and len(set(shown)) > 8
     expected = to_uint8(np.asarray(tokenizer.reconstruct(pictures[1])))[shown].astype(int)
     assert reconstructions.dtype == np.uint8
@@ -117,7 +118,7 @@ def test_pictures_for_the_report_are_spread_over_the_set_and_stand_by_their_reco
 def test_tokens_for_the_report_are_encoder_outputs(tokenizer, pictures, of_folder):
     """Of many different ones, each equal to some latent of the set."""
     latents = np.reshape(tokenizer.latents(pictures[1]), (-1, D))
-    assert 100 < len(of_folder.tokens) <= evaluate.TOKENS and of_folder.tokens.shape[1] == D
+    assert 100 < len(of_folder.tokens) <= evaluation.TOKENS and of_folder.tokens.shape[1] == D
     gaps = np.abs(of_folder.tokens[:, None] - latents[None]).max(axis=-1)
     assert gaps.min(axis=1).max() < 1e-4
     assert len(set(gaps.argmin(axis=1))) > 100

@@ -11,8 +11,9 @@ import pytest
 
 from simvq_jax import report
 from simvq_jax.drawing.curves import CHARTS, read_metrics
-from simvq_jax.evaluate import Evaluation, save_figures
+from simvq_jax.evaluate import save_figures
 from simvq_jax.report import write_report
+from simvq_jax.scoring import Evaluation
 
 VOID = {"meta", "img"}
 

@@ -15,9 +15,9 @@ from configs import recipes
 from simvq_jax import build, cli, observer, train
 from simvq_jax.build.quantizers import QUANTIZERS
 from simvq_jax.drawing.curves import read_metrics
-from simvq_jax.evaluate import make_scorer
 from simvq_jax.inputs import first_examples
 from simvq_jax.mesh import make_mesh
+from simvq_jax.scoring import make_scorer
 from simvq_jax.stopping import StopRequest
 from simvq_jax.writers import has_evaluation
 
@@ -61,14 +61,7 @@ def test_a_finished_run_started_again_trains_no_further(trained_run, capsys):
     assert (trained_run / "metrics.jsonl").read_text() == before
 
 
-def test_held_out_data_are_left_alone_where_no_evaluation_is_asked_for(tmp_path):
-    state = train.train(tiny_config(eval_every=0), tmp_path / "run")
-    assert int(state.step) == 4
-    numbers = read_metrics(tmp_path / "run").numbers
-    assert "train/loss" in numbers and not [name for name in numbers if name.startswith("eval/")]
-
-
-def test_a_run_is_evaluated_behind_its_last_step_where_that_is_asked_for(tmp_path):
+def test_a_run_is_evaluated_behind_its_last_step_alone_where_that_is_asked_for(tmp_path):
     config = cli.Chosen(tiny_config(eval_every=0), {})
     with pytest.raises(SystemExit) as stopped:
         train.main(config, str(tmp_path / "run"), stop_at=2, evaluate=True, stopped_status=75)
@@ -78,6 +71,8 @@ def test_a_run_is_evaluated_behind_its_last_step_where_that_is_asked_for(tmp_pat
         evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
         assert evaluation["provenance"]["step"] == 4 and evaluation["eval/pictures"] == 24
         (tmp_path / "run/evaluation.json").unlink()
+    numbers = read_metrics(tmp_path / "run").numbers
+    assert "train/loss" in numbers and not [name for name in numbers if name.startswith("eval/")]
 
 
 def test_another_config_is_refused_and_nothing_touched(trained_run):

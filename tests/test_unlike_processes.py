@@ -45,6 +45,14 @@ def test_processes_of_different_configs_are_told_apart(tmp_path):
 
 
 @pytest.mark.slow
+def test_several_processes_do_not_evaluate_behind_a_training(tmp_path):
+    said, statuses = said_by_two([*TRAIN, *flags_of(), f"--workdir={tmp_path / 'run'}", "--evaluate"])
+    assert statuses == [2, 2]
+    assert "--evaluate is of a training in one process but this one has 2: leave it out" in said[0] + said[1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_processes_must_share_the_run_folder(tmp_path):
     change = """
 from simvq_jax import agreement

@@ -1,8 +1,8 @@
-"""Which files of a folder are its pictures or sounds, and which of them are held out."""
+"""Which files of a folder are its pictures or sounds, of which class, and which of them are held out."""
 
 import os
 from collections.abc import Iterator, Set
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from absl import logging
 
@@ -10,6 +10,7 @@ from simvq_jax.store import is_remote, remote_files
 
 EVAL_FOLDERS = ("val", "validation", "eval", "test")
 HOLD_OUT_EVERY = 20
+SPLITS = ("train", "eval", "all")
 
 
 class Unreadable(ValueError):
@@ -24,6 +25,17 @@ def file_bytes(path: Path, refusal: type[Unreadable]) -> bytes:
         raise refusal(
             f"{path} cannot be opened: {error.strerror or error}; restore the file or its permissions."
         ) from error
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError if the split is none of SPLITS."""
+    if split not in SPLITS:
+        raise ValueError(f"The split {split!r} is unknown; give one of {', '.join(SPLITS)}.")
+
+
+def class_of(key: str) -> str | None:
+    """The name of the folder that a file lies in, which is its class; None at the root."""
+    return PurePosixPath(key).parent.name or None
 
 
 def split_files(root: Path, extensions: Set[str], noun: str) -> dict[str, list[Path]]:

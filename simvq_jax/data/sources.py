@@ -7,20 +7,18 @@ split is "train", "eval" (what is held out), or "all".
 
 import functools
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from simvq_jax import store
 from simvq_jax.data import images
 from simvq_jax.data.encoded import EncodedSource, Item, Record, SkipLog, Source
-from simvq_jax.data.files import HOLD_OUT_EVERY, list_files, split_files
+from simvq_jax.data.files import check_split, class_of, list_files, split_files
 from simvq_jax.data.kinds import Kind
+from simvq_jax.data.tfds import TfdsSource
 
-SPLITS = ("train", "eval", "all")
 SIZES_AT_ONCE = 32
 SPEECH = Path(__file__).parent / "speech"
 PHOTOS = (
@@ -47,7 +45,7 @@ class PhotosSource:
     """
 
     def __init__(self, split: str):
-        _check_split(split)
+        check_split(split)
         self._items = [_photo(name, split) for name in PHOTOS]
 
     def __len__(self) -> int:
@@ -103,7 +101,7 @@ class FolderSource(EncodedSource):
 
     def __init__(self, path: str | Path, split: str, *, kind: Kind, skipped: SkipLog):
         super().__init__(f"folder {path}", kind, skipped)
-        _check_split(split)
+        check_split(split)
         self._root = store.path_of(path).expanduser()
         self._files = self._of_split(split)
 
@@ -127,7 +125,7 @@ class FolderSource(EncodedSource):
     def _record(self, index: int) -> Record:
         file = self._files[index]
         key = file.relative_to(self._root).as_posix()
-        return Record(key, file, _folder_of(key))
+        return Record(key, file, class_of(key))
 
 
 def _size(file: Path) -> int:
@@ -136,11 +134,6 @@ def _size(file: Path) -> int:
         return store.size(file)
     except OSError:
         return -1
-
-
-def _folder_of(key: str) -> str | None:
-    """The name of the folder that a file lies in, which is its class; None at the root."""
-    return PurePosixPath(key).parent.name or None
 
 
 class SpeechSource(FolderSource):
@@ -179,108 +172,6 @@ class BundledSpeech(SpeechSource):
         return self._decoded[index]
 
 
-class TfdsSource(EncodedSource):
-    """A prepared TFDS dataset with a feature `image` or `audio`, read without TensorFlow from array_record files.
-
-    "train" is the split of that name; "eval" is `validation` if there is one, else `test`, else the last
-    twentieth of train, which "train" then leaves out; "all" is every split. The stored bytes are decoded as files are.
-
-    Args:
-      name: name of the dataset, with config and version if wanted (`name/config:1.0.0`), and behind an @ the split
-        that "eval" is, if not the one above (`libritts24k@test_clean`); "all" then raises ValueError.
-      split: "train", "eval" or "all".
-      data_dir: folder of prepared datasets; "" for TFDS's own default.
-      kind: of its records.
-      skipped: log of unreadable records.
-
-    Raises:
-      FileNotFoundError: there is no such dataset, or it is not prepared.
-      ValueError: it is stored in a format without random access, lacks a train split or a feature of the kind,
-        or has a single record.
-    """
-
-    def __init__(self, name: str, split: str, *, data_dir: str = "", kind: Kind, skipped: SkipLog):
-        import tensorflow_datasets as tfds
-
-        super().__init__(f"tfds {name}", kind, skipped)
-        _check_split(split)
-        name, _, held_out = name.partition("@")
-        builder = _prepared_builder(name, data_dir, kind)
-        examples = {part: info.num_examples for part, info in builder.info.splits.items()}
-        self._split = _tfds_split(name, split, examples, held_out)
-        self._full_name = builder.info.full_name
-        self._records = builder.as_data_source(split=self._split, decoders={kind.feature: tfds.decode.SkipDecoding()})
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def identity(self) -> str:
-        """Return the dataset's full name, split and number of records."""
-        return f"{self._full_name} {self._split}, {len(self)} records"
-
-    def _record(self, index: int) -> Record:
-        record = self._records[index]
-        key = os.fsdecode(record.get("key", record.get("file_name", f"{self._split}/{index}")))
-        label = int(record["label"]) if "label" in record else _folder_of(key) if "key" in record else None
-        return Record(key, record[self._kind.feature], label)
-
-
-def _prepared_builder(name: str, data_dir: str, kind: Kind) -> Any:
-    import tensorflow_datasets as tfds
-
-    where = data_dir or "the default folder of TFDS"
-    try:
-        builder = tfds.builder(name, data_dir=str(store.path_of(data_dir).expanduser()) if data_dir else None)
-    except ValueError as error:  # no such dataset, or a name that TFDS cannot parse
-        raise FileNotFoundError(
-            f"There is no dataset {name!r} in {where}; "
-            "prepare one of that name with python -m simvq_jax.data.prepare, or set data_dir."
-        ) from error
-    if not builder.info.splits:
-        raise FileNotFoundError(
-            f"The dataset {name!r} is not prepared in {where}; "
-            "prepare it as docs/IMAGENET.md or docs/LIBRITTS.md does, or set data_dir."
-        )
-    formats = sorted(file_format.value for file_format in builder.info.available_file_formats())
-    if "array_record" not in formats:
-        raise ValueError(
-            f"The dataset {name!r} in {where} is stored as {', '.join(formats)}, without random access; "
-            "prepare it as array_record, as docs/IMAGENET.md does, into another data_dir."
-        )
-    if kind.feature not in builder.info.features:
-        raise ValueError(
-            f"The dataset {name!r} has the features {', '.join(builder.info.features)} and no {kind.feature!r}; "
-            f"choose a dataset of {kind.noun}s."
-        )
-    return builder
-
-
-def _tfds_split(name: str, split: str, examples: dict[str, int], held_out: str) -> str:
-    if held_out and (held_out == "train" or held_out not in examples):
-        raise ValueError(
-            f"The dataset {name!r} has the splits {', '.join(examples)}; give one of those, and not train, instead of"
-            f" {held_out!r}."
-        )
-    if split == "all" and held_out:
-        raise ValueError(
-            f"The split 'all' of the dataset {name!r} is not {held_out!r} alone: choose the split 'eval' for that, or"
-            f" leave out @{held_out}."
-        )
-    if split == "all":
-        return "+".join(examples)
-    if "train" not in examples:
-        raise ValueError(
-            f"The dataset {name!r} has the splits {', '.join(examples)} and no 'train'; choose one that has it."
-        )
-    held_out = held_out or next((part for part in ("validation", "test") if part in examples), "")
-    if held_out:
-        return "train" if split == "train" else held_out
-    kept = examples["train"] - max(1, examples["train"] // HOLD_OUT_EVERY)
-    if not kept:
-        raise ValueError(f"The dataset {name!r} has one record, so none can be held out; add more.")
-    return f"train[:{kept}]" if split == "train" else f"train[{kept}:]"
-
-
 def open_source(spec: str, split: str, *, kind: Kind, data_dir: str = "", skipped: SkipLog) -> Source:
     """Open the source that a config names.
 
@@ -312,8 +203,3 @@ def open_source(spec: str, split: str, *, kind: Kind, data_dir: str = "", skippe
     raise ValueError(
         f"The data source {spec!r} is unknown; give photos, speech, speech:PATH, folder:PATH or tfds:NAME."
     )
-
-
-def _check_split(split: str) -> None:
-    if split not in SPLITS:
-        raise ValueError(f"The split {split!r} is unknown; give one of {', '.join(SPLITS)}.")

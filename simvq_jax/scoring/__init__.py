@@ -1,4 +1,4 @@
-"""How reconstructions are scored, pictures and sound apart; evaluate.py goes over the data with either.
+"""How reconstructions are scored, pictures and sound apart; `evaluation.py` goes over the data with either.
 
 A scorer has
     score(variables, batch) -> Scored, of a batch placed on the mesh;
@@ -10,8 +10,6 @@ A scorer has
     counted: the name of what a figure is a mean over. may_lack: figures that some have none of, which are NaN there.
 """
 
-from simvq_jax.scoring.common import Scored
-from simvq_jax.scoring.pictures import PictureScorer
-from simvq_jax.scoring.sounds import SoundScorer
+from simvq_jax.scoring.evaluation import CONSTANT, Evaluation, evaluate, make_scorer
 
-__all__ = ["PictureScorer", "Scored", "SoundScorer"]
+__all__ = ["CONSTANT", "Evaluation", "evaluate", "make_scorer"]
