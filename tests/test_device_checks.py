@@ -26,6 +26,7 @@ def test_the_search_is_exact_when_optimised():
     assert "2 of 2 checks passed." in said
 
 
+@pytest.mark.slow
 def test_shards_give_the_bits_of_the_whole_codebook_when_optimised():
     """What is fused with a sum may change its order, and with it the last bit: in optimised programs alone."""
     run(sys.executable, "tests/shards_agree.py")

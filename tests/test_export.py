@@ -96,7 +96,7 @@ def test_sound_of_any_length(tmp_path):
         {"kind": "factorized_vq", "code_dim": 2},
         {"kind": "simvq", "stages": 2},
         {"kind": "simvq", "stages": 2, "basis_dtype": "bfloat16"},  # which .npz lacks
-        {"kind": "simvq", "hidden": 5},
+        {"kind": "simvq", "hidden": 5, "restart_after": 0},
     ],
     ids=lambda quantizer: "-".join(map(str, quantizer.values())),
 )

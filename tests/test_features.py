@@ -8,6 +8,7 @@ from simvq_jax import load
 from simvq_jax.quantize.basis import check_features
 
 
+@pytest.mark.slow
 def test_a_trained_encoder_s_features_are_as_many_as_codes(trained_run, tmp_path):
     features.main(str(trained_run), str(tmp_path / "new/features"), "64,40")
     dim = load(trained_run).config.quantizer.dim

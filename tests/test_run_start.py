@@ -56,6 +56,7 @@ def test_recordings_are_encoded_in_groups_too():
     np.testing.assert_allclose(whole, parts, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_more_codes_than_a_batch_has_tokens_start_from_several_batches(tmp_path, monkeypatch, capsys):
     """A batch has 512 tokens here, in two parts on eight devices, and 300 codes look at 1,200, of 75 examples."""
     monkeypatch.setattr(start, "MANY_CODES", 300)
