@@ -1,6 +1,6 @@
 """Study: the quickstart at full length by codebook size, with this project's recipe, the same with C frozen, trained or
-frozen under an MLP in place of W, the paper's recipe, vanilla VQ, and VQ with k-means and restarts, the best rival;
-four residual stages; and the recipe once more at the largest size, where one run takes over an hour of a core.
+frozen under an MLP in place of W, the paper's recipe, vanilla VQ, and VQ with k-means and restarts, the best rival; and
+four residual stages.
 
     python launch/sweep.py --config=configs/study/headline.py --workdir=runs/study/headline
 or  python -m simvq_jax.train --evaluate --config=configs/study/headline.py --workdir=runs/study/one
@@ -13,7 +13,6 @@ from configs.study import base
 from configs.study.methods import MLP_WIDTH, RIVAL
 
 SIZES = (1024, 8192, 65_536)
-LARGEST = 262_144
 SEEDS = (0, 1, 2)
 
 
@@ -39,7 +38,6 @@ def sweep(add):
             add(f"vq_{k}_seed{seed}", {**size, **vanilla, "seed": seed})
             add(f"vq_kmeans_restart_{k}_seed{seed}", {**size, **RIVAL, "seed": seed})
         add(f"simvq_mlp_{k}_seed0", {**size, **fixed, "quantizer.hidden": MLP_WIDTH, "seed": 0})
-    add(f"simvq_{LARGEST}_seed0", {"quantizer.codebook_size": LARGEST, "seed": 0})
     residual = {"quantizer.codebook_size": 1024, "quantizer.stages": 4, "seed": 0}
     add("residual_simvq_1024_seed0", residual)
     add("residual_simvq_frozen_1024_seed0", {**residual, **fixed})
