@@ -16,7 +16,7 @@ SIZE = 262_144
 def get_config():
     config = headline.get_config()
     config.quantizer.codebook_size = SIZE
-    config.steps = config.checkpoint_every = 1300
+    config.steps, config.checkpoint_every = 1300, 325
     return config
 
 
