@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.cluster.shutdown_timeout = 30  # that an ending one waits for the others
 
     config.data = ml_collections.ConfigDict()
-    config.data.source = "tfds:imagenet2012"  # photos | speech | speech:PATH | folder:PATH | tfds:NAME
+    config.data.source = "tfds:imagenet2012"  # photos | speech | speech:PATH | folder:PATH | tfds:NAME[@SPLIT held out]
     config.data.data_dir = ""  # of tfds; "" = its default
     config.data.size = 128  # side of the square crop, pixels
     config.data.resize_short = 128  # short side before the crop; 0 = native resolution

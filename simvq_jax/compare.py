@@ -7,6 +7,7 @@ from typing import Any
 from simvq_jax import cli
 from simvq_jax.build import codebooks_named, read_config, read_evaluation
 from simvq_jax.drawing.curves import read_metrics
+from simvq_jax.provenance import largest_file
 from simvq_jax.store import path_of
 
 COLUMNS = (
@@ -63,16 +64,19 @@ def _figures(run: Path) -> dict[str, Any]:
     numbers = read_metrics(run).numbers if trained else {}
     training = {name: by_step[max(by_step)] for name, by_step in numbers.items() if name.startswith("train/")}
     named = {"method": config.quantizer.kind, "K": codebooks_named(config.quantizer, config.quantizer.codebook_size)}
-    return training | evaluation | named | {"evaluated on": _data(evaluation)}
+    return training | evaluation | named | {"evaluated on": _data(evaluation, largest_file(config))}
 
 
-def _data(evaluation: dict[str, Any]) -> str:
-    """The data, with the start of its digest: two folders of one name are not one. The split, if it is not held out."""
+def _data(evaluation: dict[str, Any], largest: str) -> str:
+    """The data, with the start of its digest: two folders of one name are not one. The split, if it is not held out,
+    and how large files may be, if that is not as in training (`largest`)."""
     found = evaluation.get("provenance", {})
+    most = found.get("largest_file", largest)
+    files = f", files of at most {most}" if most != largest else ""
     split = f", split {found['split']}" if found.get("split", "eval") != "eval" else ""
     limit = f", {found['limit']:,} of it" if found.get("limit") else ""
     digest = found.get("data_identity", "").rpartition("sha256 ")
-    return f"{evaluation['data']}{split}{limit}{f' ({digest[2][:6]})' if digest[1] else ''}"
+    return f"{evaluation['data']}{split}{files}{limit}{f' ({digest[2][:6]})' if digest[1] else ''}"
 
 
 def main(runs: str) -> None:

@@ -15,10 +15,17 @@ from simvq_jax import agreement, cli, cluster
 from simvq_jax.agreement import is_first
 from simvq_jax.api import load
 from simvq_jax.api.hub import folder_of
-from simvq_jax.build import build_perceptual, build_timeouts, of_sound, read_config, samples_a_token
+from simvq_jax.build import (
+    build_perceptual,
+    build_timeouts,
+    check_of_kind,
+    of_sound,
+    read_config,
+    samples_a_token,
+)
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.files import replace_text
-from simvq_jax.inputs import READING, READING_HELP, EvalData, check_of_kind, read_as, skip_list
+from simvq_jax.inputs import READING, READING_HELP, EvalData, read_as, reading_from, skip_list
 from simvq_jax.mesh import make_mesh, place_whole
 from simvq_jax.metrics.sound import bits_per_second
 from simvq_jax.progress import Progress
@@ -58,7 +65,7 @@ def evaluate_run(
         perceptual = place_whole(build_perceptual(config), mesh)
         scorer = make_scorer(config, tokenizer.autoencoder, perceptual, mesh)
         progress = Progress(f"evaluate {path_of(run).name}", len(eval_data), silent=not is_first())
-        result = evaluate(scorer, tokenizer.autoencoder, variables, eval_data, mesh, progress)
+        result = evaluate(scorer, variables, eval_data, mesh, progress)
     if of_sound(config):
         rate = config.data.sample_rate / samples_a_token(config)
         result.metrics["eval/bits_per_second"] = bits_per_second(tokenizer.autoencoder.quantizer.codebook_sizes, rate)
@@ -67,6 +74,8 @@ def evaluate_run(
 
 def _choose_files(config, files: dict[str, str]) -> None:
     """Sets the files of weights that score. Those of the config may have stayed on another machine."""
+    if strange := sorted(files.keys() - {*FILES}):
+        raise ValueError(f"{', '.join(strange)} names no file of weights: give one of {', '.join(FILES)}.")
     lost = set()
     for name in FILES:
         part = config.losses if name in config.losses else config.metrics
@@ -86,11 +95,17 @@ def _choose_files(config, files: dict[str, str]) -> None:
 def with_known_figures(known: dict[str, Any], result: Evaluation) -> Evaluation:
     """The result, and of an evaluation that was written (`save_figures`) what it has beside it, as figures of weight
     files that were not given now: if that is of the same weights, scored on the same data in the same way."""
-    alike = ("step", "model_sha256", "data_identity", "split", "limit", "batch_size", "preprocessing")
+    alike = ("step", "model_sha256", "data_identity", "split", "limit", "batch_size", "preprocessing", "largest_file")
     before, now = known.get("provenance", {}), result.provenance
-    if not before or any(before.get(key) != now.get(key) for key in alike):
-        return result
     figures = {name: value for name, value in known.items() if name.startswith("eval/")}
+    unsaid = {"largest_file": now.get("largest_file")}  # by evaluations from before it could differ from training's
+    unlike = [key for key in alike if (unsaid | before).get(key) != now.get(key)]
+    if not before or unlike:
+        if lost := sorted(figures.keys() - result.metrics.keys()):
+            logging.warning(
+                "%s: left out, of an evaluation of other %s.", ", ".join(lost), ", ".join(unlike) or "origin"
+            )
+        return result
     weight_files = before.get("weight_files", {}) | now.get("weight_files", {})
     return result._replace(metrics=figures | result.metrics, provenance={**now, "weight_files": weight_files}, rows={})
 
@@ -133,8 +148,7 @@ def main(run: str, data: str, limit: int, out: str = "", **rest) -> None:
     job = cluster.taken_from(rest)
     with cluster.joined(build_timeouts(config), job):
         agreement.check_alike("the command", f"{run} {data} {limit} {rest} {config.to_dict()}")
-        reading = {name: rest.pop(name, default) for name, default in READING.items()}
-        result = evaluate_run(folder, data or None, limit, reading=reading, **rest)
+        result = evaluate_run(folder, data or None, limit, reading=reading_from(rest), **rest)
         print_and_save(into, data or config.data.source, result)
 
 
@@ -153,7 +167,7 @@ if __name__ == "__main__":
         },
         {
             "run": "run folder, as runs/quickstart",
-            "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
+            "data": "photos, speech, folder:PATH or tfds:NAME[@SPLIT]; by default the run's own",
             **READING_HELP,
             "split": "eval (what is held out), train or all",
             "out": "folder for evaluation.json; by default the run's, in which the last evaluation stays",

@@ -37,7 +37,7 @@ from simvq_jax.data.tokens import (
 )
 from simvq_jax.data.views import Views
 from simvq_jax.files import check_unused, create_text, remove_left_behind, replace_text
-from simvq_jax.inputs import READING, READING_HELP, open_data, read_as
+from simvq_jax.inputs import READING, READING_HELP, open_data, read_as, reading_from
 from simvq_jax.progress import Progress, duration
 from simvq_jax.store import is_remote
 from simvq_jax.token_records import RecordMaker
@@ -237,7 +237,7 @@ def extract_run(
     if is_remote(out):
         raise ValueError(f"--out={out} lies in a bucket, but tokens are written to disks only: give a folder.")
     tokenizer = load(run, decoder=False)
-    read_as(tokenizer.config, **{name: rest[name] for name in READING})
+    read_as(tokenizer.config, **reading_from(rest))
     of = tokenizer.config.data
     views = None
     if isinstance(tokenizer, ImageTokenizer):
@@ -293,7 +293,7 @@ if __name__ == "__main__":
         },
         {
             "run": "run folder, as runs/quickstart",
-            "data": "photos, speech, folder:PATH or tfds:NAME; by default the run's own",
+            "data": "photos, speech, folder:PATH or tfds:NAME[@SPLIT]; by default the run's own",
             **READING_HELP,
             "out": "folder for the tokens",
             "split": "all, train or eval (what is held out)",

@@ -1,19 +1,21 @@
-"""From a config to its data: the training stream, and what is evaluated."""
+"""From a config to its data: the training stream, what is evaluated, and the flags that read either otherwise."""
 
 import contextlib
 import itertools
 import math
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import jax
 import numpy as np
 
 from simvq_jax.agreement import check_alike, of_shares
-from simvq_jax.build import example_shape, of_sound
+from simvq_jax.build import check_of_kind, example_shape, of_sound
 from simvq_jax.data.cuts import Cut, picture_cut, recording_cut
 from simvq_jax.data.encoded import Source
 from simvq_jax.data.eval_crops import Batch, EvalCrops
 from simvq_jax.data.eval_sounds import EvalSounds
+from simvq_jax.data.images import MOST_PIXELS
 from simvq_jax.data.kinds import Kind, pictures, recordings
 from simvq_jax.data.pipeline import eval_batches, eval_crops, train_batches
 from simvq_jax.data.sources import SkipLog, open_source
@@ -24,17 +26,26 @@ READING = {"data_dir": "", "max_pixels": 0, "max_seconds": 0.0}
 READING_HELP = {
     "data_dir": "of TFDS datasets; by default the run's own",
     "max_pixels": "pictures: larger ones are skipped and listed; 0 = as in training",
-    "max_seconds": "sound: longer recordings are skipped and listed; 0 = as in training",
+    "max_seconds": "sound: longer recordings are skipped and listed; 0 = as in training; raise it where memory allows",
 }
+
+
+def reading_from(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The values of READING among a command's arguments, of which they are removed."""
+    return {name: arguments.pop(name) for name in READING if name in arguments}
 
 
 def read_as(config, *, data_dir: str = "", max_pixels: int = 0, max_seconds: float = 0.0) -> None:
     """Changes how the config's data are read; "" and 0 leave what it says. Raises ValueError on limits that cannot
     be."""
-    if max_pixels < 0 or not 0 <= max_seconds < math.inf:
+    if not 0 <= max_pixels <= MOST_PIXELS:
         raise ValueError(
-            f"max_pixels is {max_pixels} and max_seconds {max_seconds} but both must be finite and at least 0,"
-            " which leaves the run's own."
+            f"max_pixels is {max_pixels} but must lie in 0..{MOST_PIXELS}, Pillow's own limit: shrink larger pictures,"
+            " or leave it out to read as in training."
+        )
+    if not 0 <= max_seconds < math.inf:
+        raise ValueError(
+            f"max_seconds is {max_seconds} but must be finite and at least 0: leave it out to read as in training."
         )
     if max_pixels:
         check_of_kind(config, "max_pixels", sound=False)
@@ -44,13 +55,6 @@ def read_as(config, *, data_dir: str = "", max_pixels: int = 0, max_seconds: flo
     data.data_dir = data_dir or data.data_dir
     data.max_pixels = max_pixels or data.max_pixels
     data.max_seconds = max_seconds or data.max_seconds
-
-
-def check_of_kind(config, name: str, *, sound: bool) -> None:
-    """Raises ValueError if the flag is of sound and the config of pictures, or the other way round."""
-    if sound != of_sound(config):
-        kinds = ("pictures", "sound") if sound else ("sound", "pictures")
-        raise ValueError(f"the run is a tokenizer of {kinds[0]} but {name} is of {kinds[1]}: leave it out.")
 
 
 def skip_list() -> str:

@@ -98,9 +98,7 @@ class Observer:
         """Evaluates the EMA weights; writes figures, W's spectrum and pictures. before_batch: may raise to give up."""
         began = time.monotonic()
         variables = inference_variables(state)
-        result = evaluate(
-            self._scorer, self._autoencoder, variables, self._eval_data, self._mesh, before_batch=before_batch
-        )
+        result = evaluate(self._scorer, variables, self._eval_data, self._mesh, before_batch=before_batch)
         self._writer.write_scalars(step, {k: v for k, v in result.metrics.items() if k not in CONSTANT})
         if result.singular_values.size:
             self._writer.write_histograms(step, {"eval/transform_singular_values": result.singular_values})

@@ -41,6 +41,7 @@ def provenance(tokenizer: Tokenizer, data: EvalData, limit: int) -> dict[str, An
         "limit": limit,
         "batch_size": config.data.eval_batch_size,  # the official PSNR is of whole batches
         "preprocessing": _preprocessing(config),
+        "largest_file": largest_file(config),
         "weight_files": {key: {"file": Path(path).name, "sha256": sha256(path)} for key, path in files.items()},
         "versions": {"python": platform.python_version()} | of_installed(PACKAGES),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -56,10 +57,13 @@ def _at(config, key: str) -> Any:
 def _preprocessing(config) -> str:
     data = config.data
     if of_sound(config):
-        kept = f"whole recordings of at most {data.max_seconds:g} s"
-        return f"{kept}, channels averaged, resampled to {data.sample_rate} Hz by soxr"
-    kept = f"a picture of at most {data.max_pixels:,} pixels"
-    crop = f"{data.eval_crops} crop(s) of {data.size} x {data.size} {kept}"
+        return f"whole recordings, channels averaged, resampled to {data.sample_rate} Hz by soxr"
+    crop = f"{data.eval_crops} crop(s) of {data.size} x {data.size} a picture"
     if not data.resize_short:
         return f"{crop}, at its own resolution"
     return f"{crop}, its short side resized to {data.resize_short} by Pillow's bilinear filter"
+
+
+def largest_file(config) -> str:
+    """How much a file may hold; larger ones are skipped."""
+    return f"{config.data.max_seconds:g} seconds" if of_sound(config) else f"{config.data.max_pixels:,} pixels"

@@ -20,6 +20,7 @@ from simvq_jax.drawing.sounds import mel_picture, player, waveform
 from simvq_jax.evaluate import evaluate_run, save_figures, with_known_figures
 from simvq_jax.files import replace_text
 from simvq_jax.health import CollapseWatch
+from simvq_jax.inputs import READING, READING_HELP, reading_from
 from simvq_jax.scoring import Evaluation
 from simvq_jax.store import path_of
 
@@ -201,17 +202,19 @@ def _details(run: Path, config: dict[str, Any], evaluation: Evaluation) -> str:
     return "".join(parts)
 
 
-def main(run: str, data: str, **job) -> None:
+def main(run: str, data: str, **rest) -> None:
     """Evaluate the run folder `run`, on the source `data` if one is given, and write its report.
 
-    What an evaluation of the same that stands there has beside, as of weight files that it was given, is kept.
+    What an evaluation of the same that stands there has beside, as of weight files that it was given, is kept. rest:
+    the flags of `inputs.READING` and `cluster.FLAGS`.
     """
     folder = path_of(run)
     _logged(folder)  # a wrong folder fails here, in a moment, not after a long evaluation
     config, known = build.read_config(folder), build.read_evaluation(folder)
+    job = cluster.taken_from(rest)
     with cluster.joined(build.build_timeouts(config), job):
-        agreement.check_alike("the command", f"{run} {data} {config.to_dict()}")
-        evaluation = with_known_figures(known, evaluate_run(folder, data or None))
+        agreement.check_alike("the command", f"{run} {data} {rest} {config.to_dict()}")
+        evaluation = with_known_figures(known, evaluate_run(folder, data or None, reading=reading_from(rest)))
         save_figures(folder, data or config.data.source, evaluation)
         if agreement.is_first():
             print(write_report(folder, evaluation))
@@ -220,10 +223,11 @@ def main(run: str, data: str, **job) -> None:
 if __name__ == "__main__":
     cli.run_main(
         main,
-        {"run": cli.REQUIRED, "data": "", **cluster.FLAGS},
+        {"run": cli.REQUIRED, "data": "", **READING, **cluster.FLAGS},
         help={
             "run": "folder of the training run",
             "data": "pictures or recordings to evaluate on; by default those of the run",
+            **READING_HELP,
             **cluster.HELP,
         },
     )

@@ -46,9 +46,14 @@ def test_several_codebooks_are_told_from_one(runs):
 
 def test_figures_of_what_was_trained_on_are_told_from_those_of_what_is_held_out(runs):
     figures = json.loads((runs[1] / "evaluation.json").read_text())
-    (runs[1] / "evaluation.json").write_text(json.dumps(figures | {"provenance": {"split": "train"}}))
+    (runs[1] / "evaluation.json").write_text(
+        json.dumps(figures | {"provenance": {"split": "train", "largest_file": "100 pixels"}})
+    )
     header, _, *rows = cells(compare.compare(runs, ["a/one", "b/two"]))
-    assert [row[header.index("evaluated on")] for row in rows] == ["photos", "photos, split train"]
+    assert [row[header.index("evaluated on")] for row in rows] == [
+        "photos",
+        "photos, split train, files of at most 100 pixels",
+    ]
     assert [row[0] for row in rows] == ["a/one", "b/two"]
 
 

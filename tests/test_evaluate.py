@@ -154,9 +154,8 @@ def test_the_provenance_says_what_is_needed_to_repeat_it(run, tokenizer, of_fold
     assert (found["split"], found["limit"], found["batch_size"], found["devices"]) == ("eval", 0, 16, "8 x cpu")
     assert found["step"] == 4 and found["model_sha256"] == tokenizer.fingerprint(decoder=True)
     assert found["data_identity"].startswith("folder of 19 images, sha256 ")
-    assert found["preprocessing"] == (
-        "3 crop(s) of 24 x 24 a picture of at most 178,956,970 pixels, at its own resolution"
-    )
+    assert found["preprocessing"] == "3 crop(s) of 24 x 24 a picture, at its own resolution"
+    assert found["largest_file"] == "178,956,970 pixels"
     assert {"python", "jax", "flax", "numpy", "simvq_jax"} <= found["versions"].keys()
     assert found["weight_files"] == {}
 
@@ -195,6 +194,8 @@ def test_frechet_distances_are_of_the_whole_set(run, tokenizer, pictures, monkey
 def test_weights_that_score_sound_are_refused_for_pictures(run):
     with pytest.raises(ValueError, match="is a tokenizer of pictures but crepe is of sound: leave it out"):
         evaluate.evaluate_run(run, crepe="full.pth")
+    with pytest.raises(ValueError, match="inceptoin names no file of weights: give one of lpips_vgg, "):
+        evaluate.evaluate_run(run, inceptoin="inception.pth")
 
 
 def test_a_file_that_only_the_config_names_may_be_elsewhere(run, caplog):

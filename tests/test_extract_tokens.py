@@ -90,6 +90,7 @@ def test_the_manifest_says_what_the_tokens_are(tokenizer, extracted):
     assert manifest["records"] == 7 and manifest["items"] == 8 and manifest["codebook_size"] == 96
     assert [shard["records"] for shard in manifest["shards"]] == [3, 2, 2]
     assert manifest["model"] == tokenizer.fingerprint() and len(manifest["model"]) == 64
+    assert manifest["max_pixels"] == tokenizer.config.data.max_pixels
     (skipped,) = manifest["skipped"]
     assert skipped["key"] == "cats/broken.png" and "not an image" in skipped["reason"]
 

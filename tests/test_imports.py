@@ -1,4 +1,4 @@
-"""Data flows one way: a file imports only what stands above it in DESIGN's table; and imports stay light."""
+"""Data flows one way: a file imports only what stands above it in a table; and imports stay light."""
 
 import ast
 import subprocess
@@ -102,7 +102,7 @@ def test_a_file_imports_only_what_stands_above_it(path):
         assert not project_imports(path), "the package itself imports lazily"
         return
     allowed = allowed_for(module)
-    assert allowed is not None, f"{module} has no place in the table: add it to DESIGN's and this one"
+    assert allowed is not None, f"{module} has no place in the table: add it here"
     for imported in project_imports(path):
         assert any(imported == a or imported.startswith(f"{a}.") for a in allowed), f"{module} imports {imported}"
 

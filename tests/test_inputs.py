@@ -6,6 +6,7 @@ import pytest
 from tiny import tiny_config
 from tiny_sound import tiny_sound_config
 
+from simvq_jax.data.images import MOST_PIXELS
 from simvq_jax.inputs import read_as
 
 
@@ -21,9 +22,18 @@ def test_limits_and_the_folder_of_data_may_differ_from_training():
     assert sound.data.max_seconds == 600
 
 
-@pytest.mark.parametrize("limits", [{"max_pixels": -1}, {"max_seconds": -1.0}, {"max_seconds": math.inf}])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_pixels": -1},
+        {"max_pixels": MOST_PIXELS + 1},
+        {"max_seconds": -1.0},
+        {"max_seconds": math.inf},
+        {"max_seconds": math.nan},
+    ],
+)
 def test_limits_that_cannot_be_are_told(limits):
-    with pytest.raises(ValueError, match="both must be finite and at least 0, which leaves the run's own"):
+    with pytest.raises(ValueError, match=f"{next(iter(limits))} is .* but must .* leave it out to read as in training"):
         read_as(tiny_config(), **limits)
 
 

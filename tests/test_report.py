@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from simvq_jax import report
+from simvq_jax import build, report
 from simvq_jax.drawing.curves import CHARTS, read_metrics
-from simvq_jax.evaluate import save_figures
+from simvq_jax.evaluate import save_figures, with_known_figures
 from simvq_jax.report import write_report
 from simvq_jax.scoring import Evaluation
 
@@ -242,23 +242,33 @@ def test_a_failed_write_keeps_the_older_report(run: Path, evaluation: Evaluation
 
 def test_main_evaluates_and_writes(run: Path, evaluation: Evaluation, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(report, "evaluate_run", lambda *given: asked.append(given) or evaluation)
+    monkeypatch.setattr(report, "evaluate_run", lambda *given, **_: asked.append(given) or evaluation)
     report.main(run=str(run), data="")
     report.main(run=str(run), data="photos")
     assert asked == [(run, None), (run, "photos")]
     assert capsys.readouterr().out.split() == [str(run / "report.html")] * 2
 
 
-def test_main_keeps_figures_of_weight_files_that_it_is_not_given(run: Path, evaluation: Evaluation, monkeypatch):
+def test_main_keeps_figures_of_weight_files_that_it_is_not_given(
+    run: Path, evaluation: Evaluation, monkeypatch, caplog
+):
     scored = evaluation._replace(metrics=evaluation.metrics | {"eval/lpips": 0.25}, provenance={"step": 8})
     save_figures(run, "photos", scored)
     better = evaluation._replace(metrics=evaluation.metrics | {"eval/psnr": 27.5}, provenance={"step": 8})
-    monkeypatch.setattr(report, "evaluate_run", lambda *_: better)
+    monkeypatch.setattr(report, "evaluate_run", lambda *_, **__: better)
     report.main(run=str(run), data="")
     written = json.loads((run / "evaluation.json").read_text())
     assert "0.2500" in (run / "report.html").read_text() and written["eval/lpips"] == 0.25
     assert written["eval/psnr"] == 27.5 and "27.50" in (run / "report.html").read_text()  # as measured now
-    monkeypatch.setattr(report, "evaluate_run", lambda *_: evaluation._replace(provenance={"step": 9}))
+    larger = better._replace(provenance={"step": 8, "largest_file": "9 pixels"})  # as before it was said
+    monkeypatch.setattr(report, "evaluate_run", lambda *_, **__: larger)
+    report.main(run=str(run), data="")
+    assert json.loads((run / "evaluation.json").read_text())["eval/lpips"] == 0.25
+    for key, value in (("largest_file", "8 pixels"), ("step", 9)):
+        other = better._replace(provenance=larger.provenance | {key: value})
+        assert "eval/lpips" not in with_known_figures(build.read_evaluation(run), other).metrics
+        assert f"eval/lpips: left out, of an evaluation of other {key}" in caplog.text
+    monkeypatch.setattr(report, "evaluate_run", lambda *_, **__: evaluation._replace(provenance={"step": 9}))
     report.main(run=str(run), data="")
     assert "0.2500" not in (run / "report.html").read_text() and "lpips" not in (run / "evaluation.json").read_text()
 

@@ -4,6 +4,7 @@ from simvq_jax.build.checks import check_ranges
 from simvq_jax.build.networks import (
     build_autoencoder,
     build_networks,
+    check_of_kind,
     compute_dtype,
     example_shape,
     of_sound,
@@ -39,6 +40,7 @@ __all__ = [
     "build_state",
     "build_timeouts",
     "build_train_step",
+    "check_of_kind",
     "check_ranges",
     "codebooks_named",
     "compute_dtype",

@@ -29,6 +29,13 @@ def of_sound(config) -> bool:
     return one_of("model.kind", config.model.kind, MODELS) in OF_SOUND
 
 
+def check_of_kind(config, name: str, *, sound: bool) -> None:
+    """Raises ValueError if a flag is of sound and the config's model of pictures, or the other way round."""
+    if sound != of_sound(config):
+        kinds = ("pictures", "sound") if sound else ("sound", "pictures")
+        raise ValueError(f"the run is a tokenizer of {kinds[0]} but {name} is of {kinds[1]}: leave it out.")
+
+
 def pixels_a_token(config) -> int:
     """f, the pixels a side of a token of pictures."""
     model = config.model

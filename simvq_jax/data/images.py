@@ -16,6 +16,7 @@ from simvq_jax.data.files import Unreadable, file_bytes
 # Pillow also opens formats that run other programs (EPS) or hold no photographs; those are refused.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"})
+MOST_PIXELS = 178_956_970  # twice Pillow's limit, from where on it raises
 # A thinner picture, enlarged until its short side holds a crop, would outgrow any memory.
 MAX_ASPECT = 100
 _EXIF_ORIENTATION = 0x0112
@@ -89,8 +90,7 @@ def _open(data: bytes | Path, max_pixels: int) -> Image.Image:
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImage(
-            f"The image is over the limit of max_pixels={max_pixels}, and over Pillow's own "
-            f"({_sentence(error)}); shrink it."
+            f"The image is over Pillow's own limit of {MOST_PIXELS:,} pixels ({_sentence(error)}); shrink it."
         ) from error
     except Exception as error:  # Pillow's plugins raise a dozen types on damaged files
         raise UnreadableImage(f"The image header is damaged: {_sentence(error)}; replace or remove it.") from error

@@ -176,7 +176,7 @@ def open_source(spec: str, split: str, *, kind: Kind, data_dir: str = "", skippe
     """Open the source that a config names.
 
     Args:
-      spec: `photos`, `speech`, `speech:PATH`, `folder:PATH` or `tfds:NAME`.
+      spec: `photos`, `speech`, `speech:PATH`, `folder:PATH`, `tfds:NAME` or `tfds:NAME@SPLIT`.
       split: "train", "eval" or "all".
       kind: of `kinds.py`, what the model takes.
       data_dir: folder of prepared TFDS datasets; "" for TFDS's own default.
@@ -201,5 +201,5 @@ def open_source(spec: str, split: str, *, kind: Kind, data_dir: str = "", skippe
     if name == "tfds" and place:
         return TfdsSource(place, split, data_dir=data_dir, kind=kind, skipped=skipped)
     raise ValueError(
-        f"The data source {spec!r} is unknown; give photos, speech, speech:PATH, folder:PATH or tfds:NAME."
+        f"The data source {spec!r} is unknown; give photos, speech, speech:PATH, folder:PATH or tfds:NAME[@SPLIT]."
     )

@@ -25,8 +25,8 @@ class TfdsSource(EncodedSource):
 
     Raises:
       FileNotFoundError: there is no such dataset, or it is not prepared.
-      ValueError: it is stored in a format without random access, lacks a train split or a feature of the kind,
-        or has a single record.
+      ValueError: it is stored in a format without random access, lacks a train split, that behind the @ or a feature of
+        the kind, or has a single record.
     """
 
     def __init__(self, name: str, split: str, *, data_dir: str = "", kind: Kind, skipped: SkipLog):
@@ -93,8 +93,8 @@ def _split_of(name: str, split: str, examples: dict[str, int], held_out: str) ->
         )
     if split == "all" and held_out:
         raise ValueError(
-            f"The split 'all' of the dataset {name!r} is not {held_out!r} alone: choose the split 'eval' for that, or"
-            f" leave out @{held_out}."
+            f"The split 'all' of the dataset {name!r} is not {held_out!r} alone: give --split=eval for that, or --data"
+            f" without @{held_out}."
         )
     if split == "all":
         return "+".join(examples)

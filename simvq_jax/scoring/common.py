@@ -1,5 +1,6 @@
 """What pictures and sound are scored by alike."""
 
+import abc
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,43 @@ class Scored(NamedTuple):
     latents: jax.Array
     reconstruction: jax.Array
     features: dict[str, tuple[jax.Array, jax.Array]]
+
+
+class Scorer(abc.ABC):
+    """Scores the reconstructions of one model, a batch at a time.
+
+    counted: the name of what a figure is a mean over. may_lack: figures that some have none of, which are NaN there.
+    for_batches: figures that serve `of_batches` alone.
+    """
+
+    counted: str
+    may_lack: tuple[str, ...] = ()
+    for_batches: tuple[str, ...] = ()
+
+    def __init__(self, autoencoder):
+        self.autoencoder = autoencoder
+
+    @abc.abstractmethod
+    def score(self, variables, batch) -> Scored:
+        """Of a batch placed on the mesh."""
+
+    @abc.abstractmethod
+    def samples(self, batch, scored: Scored, rows):
+        """Originals and reconstructions of those rows, as the report shows them."""
+
+    @abc.abstractmethod
+    def tokens(self, batch, scored: Scored) -> np.ndarray:
+        """(n, d): the encoder outputs that count."""
+
+    def on_host(self, batch, reconstruction) -> dict[str, np.ndarray]:
+        """name -> (b,): what is computed outside of jax, of this process's rows."""
+        del batch, reconstruction
+        return {}
+
+    def of_batches(self, figures: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        """What is of whole batches, from each one's figures."""
+        del figures
+        return {}
 
 
 def token_figures(out, mask) -> dict[str, jax.Array]:

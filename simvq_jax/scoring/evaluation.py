@@ -14,14 +14,14 @@ from simvq_jax.mesh import batch_share, place_batch, place_whole
 from simvq_jax.metrics.codebook import effective_rank, perplexity, scale, utilization
 from simvq_jax.optim import transforms_of
 from simvq_jax.progress import Progress
-from simvq_jax.scoring.common import Scored
+from simvq_jax.scoring.common import Scored, Scorer
 from simvq_jax.scoring.distances import FrechetDistances
 from simvq_jax.scoring.pictures import PictureScorer
 from simvq_jax.scoring.sounds import SoundScorer
 
 KEPT = 16  # pictures or recordings kept for the report
 TOKENS = 4096  # encoder outputs kept for the report
-CONSTANT = ("eval/pictures", "eval/recordings", "eval/seconds", "eval/tokens", "eval/bits_per_second")  # of the data
+CONSTANT = ("eval/pictures", "eval/recordings", "eval/seconds", "eval/tokens")  # figures of the data alone
 
 
 class Evaluation(NamedTuple):
@@ -47,7 +47,7 @@ class Evaluation(NamedTuple):
     provenance: dict[str, Any]
 
 
-def make_scorer(config, autoencoder, perceptual, mesh) -> PictureScorer | SoundScorer:
+def make_scorer(config, autoencoder, perceptual, mesh) -> Scorer:
     """What scores the reconstructions of a model of this config. perceptual: LPIPS parameters, {} without."""
     if of_sound(config):
         return SoundScorer(autoencoder, config.data.sample_rate, config.metrics.crepe, config.metrics.utmos)
@@ -56,8 +56,7 @@ def make_scorer(config, autoencoder, perceptual, mesh) -> PictureScorer | SoundS
 
 
 def evaluate(
-    scorer,
-    autoencoder,
+    scorer: Scorer,
     variables,
     data: EvalData,
     mesh,
@@ -65,7 +64,7 @@ def evaluate(
     before_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """One pass over the data. variables: as `inference_variables`. before_batch: may raise to give up."""
-    counts = [np.zeros((size,), np.int64) for size in autoencoder.quantizer.codebook_sizes]
+    counts = [np.zeros((size,), np.int64) for size in scorer.autoencoder.quantizer.codebook_sizes]
     figures: list[dict[str, np.ndarray]] = []
     share = batch_share(mesh)
     samples, distances = _Samples(len(data), share.count), FrechetDistances()
@@ -87,10 +86,11 @@ def evaluate(
             " files, or choose other data."
         )
     of_all = scorer.of_batches(figures) | distances.values()
-    mask = np.concatenate([of_batch.pop("mask") for of_batch in figures])
-    items = {name: np.concatenate([of_batch[name] for of_batch in figures])[mask] for name in figures[0]}
+    mask = np.concatenate([of_batch["mask"] for of_batch in figures])
+    of_items = [name for name in figures[0] if name not in ("mask", *scorer.for_batches)]
+    items = {name: np.concatenate([of_batch[name] for of_batch in figures])[mask] for name in of_items}
     names = [data.name_of(i) for i in items.pop("index", np.zeros((0,), int)).tolist()]
-    codes, singular_values, of_codebook = _codebook(autoencoder, variables, counts)
+    codes, singular_values, of_codebook = _codebook(scorer.autoencoder, variables, counts)
     return Evaluation(
         metrics=_means(items, scorer) | {f"eval/{name}": value for name, value in of_all.items()} | of_codebook,
         counts=counts[0],
@@ -114,7 +114,7 @@ class _Samples:
         self.reconstructions: list[np.ndarray] = []
         self.tokens: list[np.ndarray] = []
 
-    def look(self, scorer, batch, scored: Scored) -> None:
+    def look(self, scorer: Scorer, batch, scored: Scored) -> None:
         real = np.flatnonzero(batch["mask"])
         place = self.seen + np.arange(len(real))
         self.seen += len(real)
@@ -134,7 +134,7 @@ class _Samples:
         return np.concatenate([none, *(tokens[:, :dim] for tokens in self.tokens)])
 
 
-def _means(items: dict[str, np.ndarray], scorer) -> dict[str, float]:
+def _means(items: dict[str, np.ndarray], scorer: Scorer) -> dict[str, float]:
     """Means over the items, in float64; of figures that an item may lack, over those that have one."""
     metrics = {f"eval/{scorer.counted}": float(len(items["commitment"]))}
     for name, values in items.items():

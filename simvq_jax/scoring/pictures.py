@@ -11,19 +11,21 @@ from simvq_jax.losses.perceptual import lpips
 from simvq_jax.metrics.frechet import VARIANTS
 from simvq_jax.metrics.frechet import features as inception_features
 from simvq_jax.metrics.image import decibels, official_square_error, official_ssim, psnr, ssim
-from simvq_jax.scoring.common import Scored, count_stages, local, token_figures
+from simvq_jax.scoring.common import Scored, Scorer, count_stages, local, token_figures
 from simvq_jax.step import as_float
 
 SSIM_WINDOW = 11
 
 
-class PictureScorer:
-    """See the package. Of pictures; a batch is {"image": uint8 (b, h, w, 3), "mask": bool (b,)}."""
+class PictureScorer(Scorer):
+    """Of pictures; a batch is {"image": uint8 (b, h, w, 3), "mask": bool (b,)}."""
 
-    counted, may_lack = "pictures", ()
+    counted = "pictures"
+    for_batches = ("official_square_error",)
 
     def __init__(self, autoencoder, nets):
         """nets: name -> parameters of "lpips", "lpips_alex" and "inception", as far as there are any."""
+        super().__init__(autoencoder)
         self._nets = nets
 
         @jax.jit
@@ -37,13 +39,9 @@ class PictureScorer:
 
     def of_batches(self, figures: list[dict[str, np.ndarray]]) -> dict[str, float]:
         """The official PSNR is of a whole batch's mean error, and its mean is over the batches."""
-        errors = [of_batch.pop("official_square_error")[of_batch["mask"]] for of_batch in figures]
+        errors = [of_batch["official_square_error"][of_batch["mask"]] for of_batch in figures]
         psnrs = [float(decibels(error.mean(dtype=np.float64))) for error in errors if len(error)]
         return {"psnr_official": float(np.mean(psnrs))}
-
-    def on_host(self, batch, reconstruction) -> dict[str, np.ndarray]:
-        del batch, reconstruction
-        return {}
 
     def samples(self, batch, scored: Scored, rows) -> tuple[np.ndarray, np.ndarray]:
         return batch["image"][rows], to_uint8(local(scored.reconstruction)[rows])

@@ -14,14 +14,14 @@ from simvq_jax.metrics.pitch import pitch_errors
 from simvq_jax.metrics.pyin import pyin_pitch
 from simvq_jax.metrics.sound import mel_distance, pesq, si_sdr, stoi
 from simvq_jax.metrics.utmos import utmos_scorer
-from simvq_jax.scoring.common import Scored, count_stages, local, token_figures
+from simvq_jax.scoring.common import Scored, Scorer, count_stages, local, token_figures
 
 PITCH = {"vuv_f1": "vuv_f1", "periodicity_error": "periodicity", "pitch_error_cents": "cents"}  # figure -> field
 OPTIONAL = {"stoi": (stoi, "pystoi", "audio"), "pesq": (pesq, "pesq", "pesq")}  # name -> function, package, extra
 
 
-class SoundScorer:
-    """See the package. Of recordings; a batch is one of `EvalSounds`.
+class SoundScorer(Scorer):
+    """Of recordings; a batch is one of `EvalSounds`.
 
     crepe: weights of the pitch tracker that published figures use; "" = pYIN, whose figures end in "_pyin".
     utmos: weights of UTMOS; "" = without it.
@@ -30,6 +30,7 @@ class SoundScorer:
     counted = "recordings"
 
     def __init__(self, autoencoder, sample_rate: int, crepe: str = "", utmos: str = ""):
+        super().__init__(autoencoder)
         self._rate, self._hop = sample_rate, autoencoder.hop
         self._optional = _installed()
         self._track = crepe_tracker(crepe) if crepe else pyin_pitch
@@ -63,10 +64,6 @@ class SoundScorer:
             for name, function in self._utmos.items():
                 figures[name][row] = function(sound, self._rate)
         return figures
-
-    def of_batches(self, figures: list[dict[str, np.ndarray]]) -> dict[str, float]:
-        del figures
-        return {}
 
     def samples(self, batch, scored: Scored, rows) -> tuple[list[np.ndarray], list[np.ndarray]]:
         sounds = local(scored.reconstruction)

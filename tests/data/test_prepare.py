@@ -243,7 +243,7 @@ def test_libritts_has_the_paper_s_splits(archives, tmp_path):
         np.testing.assert_allclose(sound, np.full(240, number / 10), atol=1e-4)
     with pytest.raises(ValueError, match="give one of those, and not train, instead of 'train'"):
         recordings("tfds:libritts24k@train", "eval")
-    with pytest.raises(ValueError, match=r"'all' .* is not 'test_clean' alone: choose the split 'eval'"):
+    with pytest.raises(ValueError, match=r"'all' .* is not 'test_clean' alone: give --split=eval"):
         recordings("tfds:libritts24k@test_clean", "all")
     with pytest.raises(ValueError, match="'libritts24k' is already in"):
         libritts.prepare_libritts(archives, tmp_path)
