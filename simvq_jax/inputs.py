@@ -26,7 +26,7 @@ READING = {"data_dir": "", "max_pixels": 0, "max_seconds": 0.0}
 READING_HELP = {
     "data_dir": "of TFDS datasets; by default the run's own",
     "max_pixels": "pictures: larger ones are skipped and listed; 0 = as in training",
-    "max_seconds": "sound: longer recordings are skipped and listed; 0 = as in training; raise it where memory allows",
+    "max_seconds": "sound: longer recordings are skipped and listed; 0 = as in training",
 }
 
 
@@ -150,7 +150,11 @@ class EvalData:
     def batches(self, share: BatchShare = ALONE) -> Iterator[Batch]:
         """A process's share of one pass: as of `eval_batches` of pipeline.py, or of `EvalSounds`."""
         if isinstance(self._items, EvalSounds):
-            return self._items.batches(share.index, share.count, lambda own: of_shares(own, share.index, share.count))
+
+            def exchange(own):
+                return of_shares(own, share.index, share.count)
+
+            return self._items.batches(share.index, share.count, share.devices, exchange)
         return eval_batches(
             self._items,
             batch_size=self._batch_size,

@@ -51,11 +51,13 @@ def local_mesh() -> Mesh:
 @dataclasses.dataclass(frozen=True)
 class BatchShare:
     """Which rows of every batch a process reads: number `index` of `count` equal shares. Processes whose devices differ
-    along axis `codebook` alone read the same. readers: the first process that reads each share, in order."""
+    along axis `codebook` alone read the same. readers: the first process that reads each share, in order. devices: that
+    a share's rows are split over."""
 
     index: int = 0
     count: int = 1
     readers: tuple[int, ...] = (0,)
+    devices: int = 1
 
 
 ALONE = BatchShare()  # of one process
@@ -79,7 +81,7 @@ def batch_share(mesh: Mesh) -> BatchShare:
             " it divide the devices of a process, or be a multiple of them."
         )
     own = tuple(places[jax.process_index()])
-    return BatchShare(shares.index(own), len(shares), tuple(readers[share] for share in shares))
+    return BatchShare(shares.index(own), len(shares), tuple(readers[share] for share in shares), len(own))
 
 
 def batch_shards(mesh: Mesh) -> int:

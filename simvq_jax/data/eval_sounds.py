@@ -1,6 +1,7 @@
 """One pass over whole recordings, in batches of like lengths."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 
 import grain
@@ -11,6 +12,7 @@ from simvq_jax.data.eval_crops import Batch
 from simvq_jax.data.reading import read_ahead
 
 SHORTEST = 4  # seconds of a batch
+LONGEST_FULL = 64  # seconds of a batch of all rows; longer ones have fewer, so that a batch's memory has a bound
 
 Read = list[tuple[int, np.ndarray | None]]  # indices of recordings and their samples, None where they cannot be read
 Exchange = Callable[[np.ndarray], np.ndarray]  # of a share's numbers (n,) those of all shares, (shares, n)
@@ -36,16 +38,17 @@ class EvalSounds:
         return len(self._indices)
 
     def batches(
-        self, share: int = 0, shares: int = 1, exchange: Exchange = lambda own: own[np.newaxis]
+        self, share: int = 0, shares: int = 1, devices: int = 1, exchange: Exchange = lambda own: own[np.newaxis]
     ) -> Iterator[Batch]:
         """{"audio": float32 (b, samples), "lengths": int32 (b,) samples that count, "mask": bool (b,), "index": int32
-        (b,)}, b = batch size // shares; rows with a False mask fill up a batch, and have index -1.
+        (b,)}, b = batch size // shares, or of long recordings fewer, a multiple of `devices`; rows with a False mask
+        fill up a batch, and have index -1.
 
         A share reads its own recordings alone. Of the others' it learns by `exchange`, called at the same places for
         every share, how many samples they take: so all agree on each batch, whatever one of them cannot read.
         """
         rows = self._batch_size // shares
-        waiting = _Waiting(share, shares, rows)
+        waiting = _Waiting(share, shares, functools.partial(self._rows, most=rows, devices=devices))
         for read in self._read(share, rows):
             own = np.zeros((rows,), np.int32)
             own[: len(read)] = [0 if sound is None else self._samples(sound) for _, sound in read]
@@ -66,6 +69,11 @@ class EvalSounds:
         item = self._source.read(index)
         return index, None if item is None else item["audio"]
 
+    def _rows(self, samples: int, most: int, devices: int) -> int:
+        """Of a share's batch of so many samples."""
+        fitting = most * LONGEST_FULL * self._shortest // (SHORTEST * samples)
+        return max(min(most, fitting // devices * devices), devices)
+
     def _samples(self, sound: np.ndarray) -> int:
         """Of the batch that a recording goes into."""
         return self._shortest * 2 ** max(int(np.ceil(np.log2(len(sound) / self._shortest))), 0)
@@ -74,8 +82,9 @@ class EvalSounds:
 class _Waiting:
     """Recordings that wait for a batch: those of one share, and how many of every other."""
 
-    def __init__(self, share: int, shares: int, rows: int):
-        self._share, self._shares, self._rows = share, shares, rows
+    def __init__(self, share: int, shares: int, rows_of: Callable[[int], int]):
+        """rows_of: a share's rows of a batch of so many samples."""
+        self._share, self._shares, self._rows_of = share, shares, rows_of
         self._own: dict[int, Read] = {}  # by the samples of their batch
         self._counts: dict[int, np.ndarray] = {}  # likewise, (shares,)
 
@@ -90,17 +99,18 @@ class _Waiting:
     def batches(self, fill_up: bool) -> Iterator[Batch]:
         """Those for which a share has all its rows; with `fill_up` what is left as well."""
         for size, counts in sorted(self._counts.items()):
-            while counts.max() >= (1 if fill_up else self._rows):
-                yield self._batch(size)
-                np.maximum(counts - self._rows, 0, out=counts)
+            rows = self._rows_of(size)
+            while counts.max() >= (1 if fill_up else rows):
+                yield self._batch(size, rows)
+                np.maximum(counts - rows, 0, out=counts)
 
-    def _batch(self, size: int) -> Batch:
-        recordings, self._own[size] = self._own[size][: self._rows], self._own[size][self._rows :]
+    def _batch(self, size: int, rows: int) -> Batch:
+        recordings, self._own[size] = self._own[size][:rows], self._own[size][rows:]
         batch = {
-            "audio": np.zeros((self._rows, size), np.float32),
-            "lengths": np.full((self._rows,), size, np.int32),
-            "mask": np.zeros((self._rows,), bool),
-            "index": np.full((self._rows,), -1, np.int32),
+            "audio": np.zeros((rows, size), np.float32),
+            "lengths": np.full((rows,), size, np.int32),
+            "mask": np.zeros((rows,), bool),
+            "index": np.full((rows,), -1, np.int32),
         }
         for row, (index, sound) in enumerate(recordings):
             assert sound is not None  # or it would not wait

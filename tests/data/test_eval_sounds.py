@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from simvq_jax.data import eval_sounds
 from simvq_jax.data.eval_sounds import EvalSounds
 from simvq_jax.data.reading import DeadReader
 
@@ -65,7 +66,7 @@ def test_each_share_reads_its_own_and_all_agree_on_the_batches(shares):
             together.wait()
             return everyones
 
-        batches[share] = list(data[share].batches(share, shares, exchange))
+        batches[share] = list(data[share].batches(share, shares, exchange=exchange))
 
     threads = [threading.Thread(target=evaluate, args=(share,)) for share in range(shares)]
     for thread in threads:
@@ -84,6 +85,15 @@ def test_each_share_reads_its_own_and_all_agree_on_the_batches(shares):
             assert (part["lengths"][part["mask"]] == np.array(LENGTHS)[own]).all()
             assert (part["audio"].max(axis=1)[part["mask"]] == own + 1).all()
             found += list(own)
+    assert sorted(found) == [i for i in range(len(LENGTHS)) if i != BROKEN]
+
+
+@pytest.mark.parametrize(("seconds", "devices", "rows"), [(16, 1, 2), (8, 1, 1), (8, 2, 2), (64, 2, 4)])
+def test_long_recordings_go_in_batches_of_fewer_rows(monkeypatch, seconds, devices, rows):
+    monkeypatch.setattr(eval_sounds, "LONGEST_FULL", seconds)
+    batches = list(sounds(batch_size=4).batches(devices=devices))
+    assert {batch["audio"].shape[1]: len(batch["mask"]) for batch in batches} == {40: 4, 320: rows}
+    found = np.concatenate([batch["index"][batch["mask"]] for batch in batches])
     assert sorted(found) == [i for i in range(len(LENGTHS)) if i != BROKEN]
 
 
