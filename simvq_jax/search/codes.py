@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 HIGHEST = jax.lax.Precision.HIGHEST
 BATCH = {"cpu": 512}  # vectors transformed together, by platform
+MEASURED = {"cpu": 2048}  # of a codebook that stays as it is under a transform: only norms are kept
 BATCH_ELSEWHERE = 16_384
 
 
@@ -99,7 +100,8 @@ def prepare(codebook, weight, allowed, middle, groups: Groups, platform: str) ->
         q = rows if weight is None else jnp.dot(rows, weight, precision=HIGHEST)
         return jnp.sum(q * q, axis=-1) / 2, jnp.sqrt(jnp.sum(rows * rows, axis=-1))
 
-    halves, lengths = in_equal_batches(norms, batch_of(platform), codebook)
+    batch = batch_of(platform) if weight is None else MEASURED.get(platform, BATCH_ELSEWHERE)
+    halves, lengths = in_equal_batches(norms, batch, codebook)
     usable = jnp.isfinite(halves) & jnp.isfinite(lengths)
     usable = usable if allowed is None else usable & allowed
     pad = (0, -codebook.shape[0] % groups.block)
