@@ -20,6 +20,7 @@ from simvq_jax import build
 from simvq_jax.experiment import Run, is_finished, planned_runs
 
 ROOT = Path(__file__).parents[1]
+OF_ONE_SIZE = ("headline", "largest")  # studies
 spec = importlib.util.spec_from_file_location("sweep", ROOT / "launch/sweep.py")
 sweep = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sweep)
@@ -57,9 +58,9 @@ def finish(trained_run, folder, **changes):
 
 def test_the_study_s_runs_build():
     studies = [file for file in (ROOT / "configs/study").glob("[!_]*.py") if file.stem not in ("base", "whole")]
-    sized = [f"{file}:{size}" for file in studies if file.stem != "headline" for size in ("reduced", "full")]
+    sized = [f"{file}:{size}" for file in studies if file.stem not in OF_ONE_SIZE for size in ("reduced", "full")]
     quantizers = {}
-    for argument in [*sized, str(ROOT / "configs/study/headline.py")]:
+    for argument in [*sized, *(str(ROOT / f"configs/study/{name}.py") for name in OF_ONE_SIZE)]:
         runs, original = planned_runs(argument), sweep.cli.load_config(argument)[1]
         assert len(runs) > 1
         for run in runs:
@@ -90,7 +91,7 @@ def test_all_studies_in_one_sweep_have_the_runs_and_folders_of_each(size):
     if size == "reduced":  # none is made twice; at full size some rates of W are a recipe's
         assert len({str(sorted(config.items())) for config in in_one.values()}) == len(in_one)
     files = {file.stem for file in (ROOT / "configs/study").glob("[!_]*.py")}
-    assert files - names == {"base", "headline", "whole"}
+    assert files - names == {"base", "whole", *OF_ONE_SIZE}
 
 
 def test_a_line_for_each_run_that_is_left(experiment, tmp_path, trained_run, capsys):

@@ -1,8 +1,8 @@
 """What the studies share: the quickstart's photographs, loss and recipe, at two sizes.
 
-reduced: 200 steps of 32 crops and a network half as wide, for two CPU cores: 58 minutes for the 100 runs of all studies
-but headline (whole.py with --jobs=2), the quickstart before them not counted (Intel Xeon, 2026-11-28). full: 3,000
-steps of 256 crops, a network twice as wide and 128 dimensions, for a GPU.
+reduced: 200 steps of 32 crops and a network half as wide, for two CPU cores: 58 minutes for the 100 runs of whole.py
+with --jobs=2, the quickstart before them not counted (Intel Xeon, 2026-11-28). full: 3,000 steps of 256 crops, a
+network twice as wide and 128 dimensions, for a GPU. headline.py and largest.py have a size of their own.
 
 A study's OF_METHODS are runs that it would share with methods.py: its own name for each, and the method's there. They
 are made there alone, and stand in the tables of both.

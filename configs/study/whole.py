@@ -1,4 +1,4 @@
-"""Every study but headline in one sweep, so that no core waits for the end of each.
+"""Every study but headline and largest in one sweep, so that no core waits for the end of each.
 
     python launch/sweep.py --config=configs/study/whole.py:reduced --workdir=runs/study --jobs=2
 
