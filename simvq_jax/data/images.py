@@ -90,7 +90,7 @@ def _open(data: bytes | Path, max_pixels: int) -> Image.Image:
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImage(
-            f"The image is over Pillow's own limit of {MOST_PIXELS:,} pixels ({_sentence(error)}); shrink it."
+            f"The image is over the limit of max_pixels={max_pixels} or Pillow's own ({_sentence(error)}); shrink it."
         ) from error
     except Exception as error:  # Pillow's plugins raise a dozen types on damaged files
         raise UnreadableImage(f"The image header is damaged: {_sentence(error)}; replace or remove it.") from error
