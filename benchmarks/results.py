@@ -192,7 +192,7 @@ def write() -> None:
     sections = [
         aims.section(read("headline"), read("recovery"), read("architectures")),
         by_size("headline", "The default recipe"),
-        by_size("largest", "The largest codebook"),
+        by_size("largest", "More codes for longer"),
         by_size("methods", "Methods and codebook sizes"),
         toy(),
         plain("architectures", "Convolutions, a vision transformer, several codebooks"),

@@ -1,14 +1,16 @@
-"""Study: 262,144 codes, with this project's recipe, the paper's, and vanilla VQ.
+"""Study: more codes for longer, up to 262,144 of this project's recipe; the best rival at the sizes that k-means can
+start, and the paper's recipe and vanilla VQ at the largest.
 
     python launch/sweep.py --config=configs/study/largest.py --workdir=runs/study/largest
 or  python -m simvq_jax.train --evaluate --config=configs/study/largest.py --workdir=runs/study/one
 
-The training of headline.py, with steps enough for a window of 20 tokens a code here. A run takes an hour and a half of
-one CPU core.
+The training of headline.py, with steps enough for a window of 20 tokens a code at the largest K. One run of that takes
+an hour and three quarters of one CPU core.
 """
 
 from configs import recipes
 from configs.study import base, headline
+from configs.study.methods import RIVAL
 
 SIZE = 262_144
 
@@ -23,5 +25,9 @@ def get_config():
 def sweep(add):
     """`add(name, changes)` for each run."""
     add(f"simvq_{SIZE}_seed0", {})
+    for k in reversed(headline.SIZES):
+        size = {"quantizer.codebook_size": k}
+        add(f"simvq_{k}_seed0", size)
+        add(f"vq_kmeans_restart_{k}_seed0", {**size, **RIVAL})
     add(f"simvq_paper_{SIZE}_seed0", base.changes(recipes.paper, get_config()))
     add(f"vq_{SIZE}_seed0", base.changes(recipes.vanilla, get_config()))
