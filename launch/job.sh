@@ -35,8 +35,10 @@ trap 'stopped=75; pass_on' TERM
 trap 'stopped=130; pass_on' INT  # the shell has a child in the background ignore the keyboard's own
 run() {
   [ -z "$stopped" ] || exit "$stopped"
+  child=""
   "$PYTHON" "$@" &
   child=$!
+  [ -z "$stopped" ] || pass_on  # a signal that came before the child was known
   local status=0
   wait "$child" || status=$?
   while kill -0 "$child" 2> /dev/null; do  # the wait was interrupted, not the training

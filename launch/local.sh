@@ -50,7 +50,9 @@ case "$workdir" in
   *) logs="$workdir" ;;
 esac
 mkdir -p "$(dirname "$logs")"
-children=()
+children=() stopped=""
+pass_on() { kill -TERM ${children[@]+"${children[@]}"} 2> /dev/null || true; }
+trap 'stopped=1; pass_on' TERM INT
 for ((p = 0; p < processes; p++)); do
   (
     export JAX_PROCESS_ID="$p"
@@ -64,7 +66,7 @@ for ((p = 0; p < processes; p++)); do
 done
 tail -n +1 -f --pid=$$ "$logs.process0.log" &
 shown=$!
-trap 'kill -TERM "${children[@]}" 2> /dev/null || true' TERM INT
+[ -z "$stopped" ] || pass_on  # a signal that came before all were known
 
 failed=0
 for ((p = 0; p < processes; p++)); do

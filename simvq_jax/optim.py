@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
 SCHEDULES = ("constant", "warmup_cosine")
 OPTIMIZERS = ("adam", "muon")
@@ -62,11 +62,11 @@ def _as_matrices(params):
     kernels of depthwise convolutions, which sum over one channel each."""
 
     def dimensions(path, leaf):
-        if not path[-1].key.endswith("kernel") or leaf.ndim < 2 or leaf.shape[-2] == 1:
+        if not path[-1].endswith("kernel") or leaf.ndim < 2 or leaf.shape[-2] == 1:
             return None
         return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))
 
-    return jax.tree_util.tree_map_with_path(dimensions, params)
+    return _mapped(dimensions, params)
 
 
 def discriminator_optimizer(schedule, *, b1: float, b2: float, clip_norm: float) -> optax.GradientTransformation:
@@ -92,7 +92,8 @@ def generator_optimizer(
     spread_limit: see `limit_spread`, whose argument `update` then needs; 0 = off. kind: of the rest, one of OPTIMIZERS;
     b1 and b2 are of Adam, which Muon leaves vectors to. Raises ValueError on another kind.
 
-    Serves any model's parameters: the transform is what lies under the names that SimVQ gives its layers.
+    Serves any model's parameters, dicts of linen or a State of NNX: the transform is what lies under the names that
+    SimVQ gives its layers.
     """
     if kind not in OPTIMIZERS:
         raise ValueError(f"optimizer.kind is {kind!r} but must be one of {', '.join(OPTIMIZERS)}.")
@@ -121,18 +122,18 @@ def limit_spread(inner: optax.GradientTransformation, limit: float) -> optax.Gra
     Codes that are too close together need no help, for W then grows by its rate. W alone is shrunk, about b: rows of C
     are meant to be centred, as drawn ones are; the hidden features of an MLP are not, so its codes' mean moves too.
 
-    Needs the extra argument `codebook_stats`, the collection of the model whose parameters these are: it has
-    `spread_ratio` where they have `transform`, wherever in the model the quantizer is.
+    Needs the extra argument `codebook_stats`, the collection of the model whose parameters these are, or all of the
+    model's state: it has `spread_ratio` where they have `transform`, wherever in the model the quantizer is.
     """
 
     def init(params):
         return SpreadState(inner.init(params), unflatten_dict({path: jnp.ones(()) for path in _kernels(params)}))
 
     def update(updates, state, params, *, codebook_stats, **_):
-        flat = flatten_dict(codebook_stats).items()
-        ratios = {path[:-1]: ratio for path, ratio in flat if path[-1] == "spread_ratio"}
+        ratios = {path[:-1]: ratio for path, ratio in _flat(codebook_stats).items() if path[-1:] == ("spread_ratio",)}
         lost = {stage: ratio > LOST * limit for stage, ratio in ratios.items()}
         kernels = {path: kernel for path, kernel in _kernels(params).items() if path[:-2] in ratios}
+        _check_places(ratios.keys(), {path[:-2] for path in kernels})
 
         def without_lost(path, update):
             known = _moves_codes(path) and path[:-2] in ratios
@@ -147,12 +148,20 @@ def limit_spread(inner: optax.GradientTransformation, limit: float) -> optax.Gra
 
         updates, inner_state = inner.update(_mapped(without_lost, updates), state.inner, params)
         updates = _mapped(limited, _mapped(without_lost, updates))  # again, for momentum still moves what is lost
-        factors = flatten_dict(state.factors) | {
+        factors = _flat(state.factors) | {
             path: jnp.where(lost[path[:-2]], limit / ratios[path[:-2]], 1.0) for path in kernels
         }
         return updates, SpreadState(inner_state, unflatten_dict(factors))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_places(measured, known):
+    for path in measured - known:
+        raise ValueError(
+            f"codebook_stats has spread_ratio at {'/'.join(path) or 'its top'!r} but the parameters have no transform"
+            " there: give the collection of the very model that the parameters are of, nested as they are."
+        )
 
 
 def scale_factors(opt_state):
@@ -163,19 +172,29 @@ def scale_factors(opt_state):
 
 def scale_transforms(params, factors):
     """Parameters whose W are multiplied by the factors. A copy of them, as their average, follows a rescaling so."""
-    factors = flatten_dict(factors)
+    factors = _flat(factors)
     return _mapped(lambda path, leaf: factors[path] * leaf if path in factors else leaf, params)
 
 
 def _mapped(change: Callable[[tuple[str, ...], Any], Any], tree):
     """`change(path, leaf)` of every leaf of a tree like the parameters."""
-    flat = flatten_dict(tree, keep_empty_nodes=True)
-    return unflatten_dict({path: change(path, leaf) for path, leaf in flat.items()})
+    return jax.tree_util.tree_map_with_path(lambda keys, leaf: change(_names(keys), leaf), tree)
+
+
+def _flat(tree) -> dict[tuple[str, ...], Any]:
+    """Path -> leaf."""
+    return {_names(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _names(keys) -> tuple[str, ...]:
+    """A path by the names of dicts, lists and States; without attributes, as NNX has a variable's `value`."""
+    names = (getattr(key, "key", getattr(key, "idx", None)) for key in keys)
+    return tuple(str(name) for name in names if name is not None)
 
 
 def _kernels(params) -> dict[tuple[str, ...], jax.Array]:
     """Path -> W, of every stage."""
-    return {path: leaf for path, leaf in flatten_dict(params).items() if path[-2:] == ("transform", "kernel")}
+    return {path: leaf for path, leaf in _flat(params).items() if path[-2:] == ("transform", "kernel")}
 
 
 def _moves_codes(path) -> bool:
@@ -185,10 +204,7 @@ def _moves_codes(path) -> bool:
 def label_groups(params):
     """ "transform" for the leaves of the layers that move the codebook, "rest" elsewhere."""
 
-    def label(path, _):
-        return "transform" if _moves_codes([getattr(key, "key", None) for key in path]) else "rest"
-
-    return jax.tree_util.tree_map_with_path(label, params)
+    return _mapped(lambda path, _: "transform" if _moves_codes(path) else "rest", params)
 
 
 def transforms_of(params) -> list:

@@ -316,6 +316,14 @@ def test_every_stage_has_a_limit_of_its_own():
     np.testing.assert_allclose(average["stages_1"]["transform"]["kernel"], 0.009 * kernel, rtol=1e-5)
 
 
+def test_a_ratio_of_no_transform_among_the_parameters_gets_one_sentence():
+    """As where the collection of the quantizer alone is given for a whole model's."""
+    params, optimizer = parameters(), limited()
+    for stats, place in ((stats_of(1.0)["quantizer"], "its top"), ({"model": stats_of(1.0)}, "model/quantizer")):
+        with pytest.raises(ValueError, match=f"spread_ratio at '{place}' but the parameters have no transform"):
+            optimizer.update(params, optimizer.init(params), params, codebook_stats=stats)
+
+
 def test_a_limit_leaves_quantizers_without_a_transform_alone():
     params = {"encoder": {"kernel": jnp.ones(3)}, "quantizer": {"codebook": jnp.ones((4, 2))}}
     optimizer = limited()

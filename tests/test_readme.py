@@ -24,6 +24,9 @@ def test_import_the_quantizer_and_train_it():
     moved = np.asarray(after["bias"] - before["bias"])
     assert np.all(np.abs(np.abs(moved[moved != 0]) - 3e-2) < 1e-3)  # Adam's first step is the rate
     assert names["stats"]["age"].min() == 0
+    exec(example_with("nnx.bridge"), names)
+    assert names["codes"].shape == names["z"].shape
+    assert names["model"].quantizer.age[...].min() == 0
 
 
 def test_use_a_trained_tokenizer(trained_run):

@@ -157,6 +157,12 @@ class Quantizer(nn.Module):
             raise ValueError(f"mask has shape {mask.shape} but the tokens have {z.shape[:-1]}: make them equal.")
         return mask.astype(jnp.float32)
 
+    def key_to_draw(self):
+        """A key of the stream "quantizer", or where it is not given of "params". Raises ValueError without either."""
+        if not self.has_rng("quantizer") and not self.has_rng("params"):
+            raise ValueError('train=True draws tokens and codes at random: pass rngs={"quantizer": key} to apply.')
+        return self.make_rng("quantizer")
+
     def advance_stats(self, counts, train: bool):
         """Notes in training which codes were selected. counts: (K,)."""
         if not train or self.is_initializing():

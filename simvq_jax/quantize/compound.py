@@ -131,7 +131,7 @@ class ResidualQuantizer(_Compound):
     def _stages_of_items(self, z):
         """How many stages the item of each token has: int (...)."""
         items = z.shape[:1] if z.ndim > 1 else ()
-        chosen, number = jax.random.split(self.make_rng("quantizer"))
+        chosen, number = jax.random.split(self.key_to_draw())
         dropped = jax.random.bernoulli(chosen, self.dropout, items)
         number = jnp.where(dropped, jax.random.randint(number, items, 1, len(self.stages) + 1), len(self.stages))
         return jnp.broadcast_to(number.reshape(*items, *(1,) * (z.ndim - 1 - len(items))), z.shape[:-1])

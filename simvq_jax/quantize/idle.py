@@ -56,13 +56,13 @@ class RestartedCodes(NearestCode):
         waiting = jnp.where(counts > 0, 0, self.waiting.value + passed.astype(jnp.int32))
         waiting = jnp.minimum(waiting, NEVER)
         patience = max(round(self.restart_after * self.codebook_size), 1)  # tokens
-        idle, is_idle = idle_codes(self.make_rng("quantizer"), waiting >= patience, MOVES)
+        idle, is_idle = idle_codes(self.key_to_draw(), waiting >= patience, MOVES)
         place = jnp.cumsum(is_idle) - 1
         moved = is_idle & (place < jnp.sum(weight > 0))
         codes = jnp.where(moved, idle, self.codebook_size)
         self.waiting.value = waiting.at[codes].set(0, mode="drop")
         self.restart_pace.value = jnp.sum(moved) * self.restart_after / jnp.maximum(passed, 1)
-        drawn = random_tokens(self.make_rng("quantizer"), tokens, weight, len(idle))
+        drawn = random_tokens(self.key_to_draw(), tokens, weight, len(idle))
         return codes, drawn[jnp.maximum(place, 0)]
 
 

@@ -250,9 +250,7 @@ class SimVQ(RestartedCodes):
         """
         flat = tokens.reshape(-1, self.dim)
         flat_q, flat_index, flat_weight = q.reshape(flat.shape), indices.reshape(-1), weight.reshape(-1)
-        sources, source_weight = region.one_of_each_run(
-            self.make_rng("quantizer"), flat, flat_weight, self.region_sources
-        )
+        sources, source_weight = region.one_of_each_run(self.key_to_draw(), flat, flat_weight, self.region_sources)
         pulls = (
             self._pull(flat_q, flat, flat_index, flat_weight, counts),
             self._pull_nearest_idle(sources, source_weight),
@@ -290,4 +288,4 @@ class SimVQ(RestartedCodes):
     def _idle_codes(self, size: int):
         """Up to `size` codes out of use, as `idle_codes` draws them."""
         unused = self.usage.value < self.activity_share * jnp.mean(self.usage.value)
-        return idle_codes(self.make_rng("quantizer"), unused, size)
+        return idle_codes(self.key_to_draw(), unused, size)

@@ -299,6 +299,13 @@ def test_training_asks_for_mutable_statistics():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("drawing", [{"codebook_loss": "region", "region_sources": 8}, {"restart_after": 2}])
+def test_what_draws_in_training_asks_for_a_key(drawing):
+    module, variables = make(**drawing)
+    with pytest.raises(ValueError, match=r'draws tokens and codes at random: pass rngs=\{"quantizer": key\} to apply'):
+        jax.eval_shape(lambda z: module.apply(variables, z, train=True, mutable=["codebook_stats"]), tokens(4))
+
+
 # Transformations
 
 
