@@ -44,13 +44,14 @@ def evaluate_run(
     limit: int = 0,
     split: str = "eval",
     reading: Mapping[str, Any] | None = None,
+    out: Path | None = None,
     **files: str,
 ) -> Evaluation:
     """Evaluates the EMA weights of a run's newest checkpoint on the held-out part of its data, or of `data`.
 
     limit: crops or recordings, evenly spread; 0 = all. split: "eval", what is held out, "train" or "all". reading: as
-    `inputs.read_as`. files: of weights, by their key in config.metrics or config.losses; "" or none leaves that of the
-    config, if it is still there.
+    `inputs.read_as`. out: folder for the list of files that were skipped, by default the run's. files: of weights, by
+    their key in config.metrics or config.losses; "" or none leaves that of the config, if it is still there.
     """
     tokenizer = load(run)
     config = tokenizer.config
@@ -59,7 +60,7 @@ def evaluate_run(
     mesh = make_mesh()
     # A run is evaluated on whatever devices there are.
     config.data.eval_batch_size += -config.data.eval_batch_size % mesh.size
-    with staged(path_of(run), skip_list()) as stage, jax.set_mesh(mesh):
+    with staged(path_of(out or run), skip_list()) as stage, jax.set_mesh(mesh):
         eval_data = EvalData(config, SkipLog(stage.folder / skip_list()), source=data or "", limit=limit, split=split)
         variables = place_whole(tokenizer.variables, mesh)
         perceptual = place_whole(build_perceptual(config), mesh)
@@ -148,7 +149,7 @@ def main(run: str, data: str, limit: int, out: str = "", **rest) -> None:
     job = cluster.taken_from(rest)
     with cluster.joined(build_timeouts(config), job):
         agreement.check_alike("the command", f"{run} {data} {limit} {rest} {config.to_dict()}")
-        result = evaluate_run(folder, data or None, limit, reading=reading_from(rest), **rest)
+        result = evaluate_run(folder, data or None, limit, reading=reading_from(rest), out=into, **rest)
         print_and_save(into, data or config.data.source, result)
 
 
@@ -170,7 +171,7 @@ if __name__ == "__main__":
             "data": "photos, speech, folder:PATH or tfds:NAME[@SPLIT]; by default the run's own",
             **READING_HELP,
             "split": "eval (what is held out), train or all",
-            "out": "folder for evaluation.json; by default the run's, in which the last evaluation stays",
+            "out": "folder for evaluation.json and what goes with it; by default the run's, in which the last evaluation stays",
             "limit": "crops or recordings to evaluate, evenly spread over the set; 0 = all",
             "lpips_vgg": "pictures: VGG16's weights for LPIPS, vgg16-397923af.pth",
             "lpips_linear": "pictures: LPIPS' vgg.pth, beside it",

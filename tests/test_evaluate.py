@@ -138,6 +138,10 @@ def test_an_unreadable_picture_is_left_out_and_listed(run, pictures, tmp_path):
     result = evaluate.evaluate_run(run, f"folder:{folder}")
     assert result.metrics["eval/pictures"] == 54 and result.counts.sum() == 54 * TOKENS
     assert "00.png" in (run / "skipped_files.txt").read_text()
+    (run / "skipped_files.txt").unlink()
+    evaluate.main(str(run), f"folder:{folder}", limit=0, out=str(tmp_path / "out"))
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"evaluation.json", "skipped_files.txt"} and not (run / "skipped_files.txt").exists()
 
 
 @pytest.mark.parametrize(
