@@ -171,7 +171,7 @@ if __name__ == "__main__":
             "data": "photos, speech, folder:PATH or tfds:NAME[@SPLIT]; by default the run's own",
             **READING_HELP,
             "split": "eval (what is held out), train or all",
-            "out": "folder for evaluation.json and what goes with it; by default the run's, in which the last evaluation stays",
+            "out": "folder for evaluation.json and the like; by default the run's, in which the last evaluation stays",
             "limit": "crops or recordings to evaluate, evenly spread over the set; 0 = all",
             "lpips_vgg": "pictures: VGG16's weights for LPIPS, vgg16-397923af.pth",
             "lpips_linear": "pictures: LPIPS' vgg.pth, beside it",

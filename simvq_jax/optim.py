@@ -93,7 +93,7 @@ def generator_optimizer(
     b1 and b2 are of Adam, which Muon leaves vectors to. Raises ValueError on another kind.
 
     Serves any model's parameters, dicts of linen or a State of NNX: the transform is what lies under the names that
-    SimVQ gives its layers.
+    SimVQ gives its layers, `transform` and `transform_hidden`, so give no other layer these names.
     """
     if kind not in OPTIMIZERS:
         raise ValueError(f"optimizer.kind is {kind!r} but must be one of {', '.join(OPTIMIZERS)}.")
@@ -107,7 +107,8 @@ def generator_optimizer(
 
 
 class SpreadState(NamedTuple):
-    """State of `limit_spread`. factors: what it multiplied each W by in place of a step, else 1; nested as those."""
+    """State of `limit_spread`. factors: what it multiplied each W by in place of a step, else 1; nested as those, and
+    of W that are stacked one each."""
 
     inner: Any
     factors: Any
@@ -123,28 +124,31 @@ def limit_spread(inner: optax.GradientTransformation, limit: float) -> optax.Gra
     are meant to be centred, as drawn ones are; the hidden features of an MLP are not, so its codes' mean moves too.
 
     Needs the extra argument `codebook_stats`, the collection of the model whose parameters these are, or all of the
-    model's state: it has `spread_ratio` where they have `transform`, wherever in the model the quantizer is.
+    model's state: it has `spread_ratio` where they have `transform`, wherever in the model the quantizer is. Quantizers
+    that `vmap` stacks have one each, along the same axes. Raises ValueError where it is not found.
     """
 
     def init(params):
-        return SpreadState(inner.init(params), unflatten_dict({path: jnp.ones(()) for path in _kernels(params)}))
+        ones = {path: jnp.ones(kernel.shape[:-2], jnp.float32) for path, kernel in _kernels(params).items()}
+        return SpreadState(inner.init(params), unflatten_dict(ones))
 
-    def update(updates, state, params, *, codebook_stats, **_):
-        ratios = {path[:-1]: ratio for path, ratio in _flat(codebook_stats).items() if path[-1:] == ("spread_ratio",)}
+    def update(updates, state, params, *, codebook_stats=None, **_):
+        found = _flat({} if codebook_stats is None else codebook_stats).items()
+        ratios = {path[:-1]: ratio for path, ratio in found if path[-1:] == ("spread_ratio",)}
         lost = {stage: ratio > LOST * limit for stage, ratio in ratios.items()}
         kernels = {path: kernel for path, kernel in _kernels(params).items() if path[:-2] in ratios}
-        _check_places(ratios.keys(), {path[:-2] for path in kernels})
+        _check_places(ratios.keys(), {path[:-2] for path in _kernels(params)})
 
         def without_lost(path, update):
             known = _moves_codes(path) and path[:-2] in ratios
-            return jnp.where(lost[path[:-2]], 0.0, update) if known else update
+            return jnp.where(_along(lost[path[:-2]], update), 0.0, update) if known else update
 
         def limited(path, update):
             if path not in kernels:
                 return update
             ratio, moved = ratios[path[:-2]], kernels[path] + update
-            ratio = ratio * jnp.linalg.norm(moved) / jnp.maximum(jnp.linalg.norm(kernels[path]), 1e-30)
-            return jnp.where(ratio > limit, limit / ratio, 1.0) * moved - kernels[path]
+            ratio = ratio * _norm(moved) / jnp.maximum(_norm(kernels[path]), 1e-30)
+            return _along(jnp.where(ratio > limit, limit / ratio, 1.0), moved) * moved - kernels[path]
 
         updates, inner_state = inner.update(_mapped(without_lost, updates), state.inner, params)
         updates = _mapped(limited, _mapped(without_lost, updates))  # again, for momentum still moves what is lost
@@ -157,6 +161,11 @@ def limit_spread(inner: optax.GradientTransformation, limit: float) -> optax.Gra
 
 
 def _check_places(measured, known):
+    if known and not measured:
+        raise ValueError(
+            "spread_limit is set but codebook_stats, with the spread_ratio that it limits, is not given: give update"
+            " codebook_stats=..., that of a training step (train=True, mutable=['codebook_stats'])."
+        )
     for path in measured - known:
         raise ValueError(
             f"codebook_stats has spread_ratio at {'/'.join(path) or 'its top'!r} but the parameters have no transform"
@@ -173,12 +182,22 @@ def scale_factors(opt_state):
 def scale_transforms(params, factors):
     """Parameters whose W are multiplied by the factors. A copy of them, as their average, follows a rescaling so."""
     factors = _flat(factors)
-    return _mapped(lambda path, leaf: factors[path] * leaf if path in factors else leaf, params)
+    return _mapped(lambda path, leaf: _along(factors[path], leaf) * leaf if path in factors else leaf, params)
 
 
 def _mapped(change: Callable[[tuple[str, ...], Any], Any], tree):
     """`change(path, leaf)` of every leaf of a tree like the parameters."""
     return jax.tree_util.tree_map_with_path(lambda keys, leaf: change(_names(keys), leaf), tree)
+
+
+def _along(of_each, leaf):
+    """What is said of each of stacked quantizers, for every element of theirs: (...) -> (..., 1, 1)."""
+    return jnp.reshape(of_each, (*jnp.shape(of_each), *(1,) * (jnp.ndim(leaf) - jnp.ndim(of_each))))
+
+
+def _norm(kernels):
+    """Of each of stacked matrices: (..., n, d) -> (...)."""
+    return jnp.sqrt(jnp.sum(kernels * kernels, axis=(-2, -1)))
 
 
 def _flat(tree) -> dict[tuple[str, ...], Any]:

@@ -324,6 +324,28 @@ def test_a_ratio_of_no_transform_among_the_parameters_gets_one_sentence():
             optimizer.update(params, optimizer.init(params), params, codebook_stats=stats)
 
 
+@pytest.mark.parametrize("given", [{}, {"codebook_stats": None}, {"codebook_stats": {}}])
+def test_a_limit_without_the_ratio_that_it_limits_is_refused(given):
+    params, optimizer = parameters(), limited()
+    with pytest.raises(ValueError, match=r"codebook_stats, with the spread_ratio that it limits, is not given"):
+        optimizer.update(params, optimizer.init(params), params, **given)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 1.5, 10.0])
+def test_stacked_quantizers_are_limited_one_by_one(ratio):
+    """As vmap makes them; as many as W has rows, which must not be taken for those."""
+    ratios, params = (0.1, ratio), parameters()
+    alone = [limited().update(params, limited().init(params), params, codebook_stats=stats_of(own)) for own in ratios]
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
+    stats = {"quantizer": {"spread_ratio": jnp.array(ratios, jnp.float32)}}
+    updates, state = limited().update(stacked, limited().init(stacked), stacked, codebook_stats=stats)
+    average = scale_transforms(stacked, scale_factors(state))
+    for number, (own, own_state) in enumerate(alone):
+        kept = jax.tree.map(lambda leaf, n=number: leaf[n], (updates, average))
+        expected = own, scale_transforms(params, scale_factors(own_state))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), kept, expected)
+
+
 def test_a_limit_leaves_quantizers_without_a_transform_alone():
     params = {"encoder": {"kernel": jnp.ones(3)}, "quantizer": {"codebook": jnp.ones((4, 2))}}
     optimizer = limited()

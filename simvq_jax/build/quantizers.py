@@ -59,7 +59,7 @@ def build_quantizer(config, dtype):
             f"quantizer.stages is {quantizer.stages} but does not divide quantizer.dim = {quantizer.dim}: change one."
         )
     part = ml_collections.ConfigDict({**quantizer, "dim": quantizer.dim // quantizer.stages})
-    return ProductQuantizer([build(part, dtype) for _ in range(quantizer.stages)], dtype)
+    return ProductQuantizer([build(part, None) for _ in range(quantizer.stages)], dtype)
 
 
 def _nearest(module, fields: dict[str, str]):

@@ -12,12 +12,14 @@ OFFICIAL_WINDOW = 7
 
 
 def to_8_bit(x):
-    """Float [-1, 1] -> the 256 levels 0..255, float32."""
+    """Float [-1, 1], or uint8, which are levels already -> the 256 levels 0..255, float32."""
+    if x.dtype == jnp.uint8:
+        return jnp.asarray(x, jnp.float32)
     return jnp.round((jnp.clip(x.astype(jnp.float32), -1.0, 1.0) + 1.0) * 127.5)
 
 
 def psnr(x, y):
-    """Peak signal-to-noise ratio in dB. x, y: (b, h, w, c) float in [-1, 1] -> (b,)."""
+    """Peak signal-to-noise ratio in dB. x, y: (b, h, w, c), floats in [-1, 1] or uint8 -> (b,)."""
     return decibels(jnp.mean(((to_8_bit(x) - to_8_bit(y)) / 255.0) ** 2, axis=(1, 2, 3)))
 
 
@@ -29,7 +31,7 @@ def decibels(square_error):
 def ssim(x, y, *, window: int = 11, sigma: float = 1.5):
     """Structural similarity, Gaussian window, mean over positions and channels (Wang et al., 2004).
 
-    x, y: (b, h, w, c) float in [-1, 1] -> (b,). Raises ValueError on pictures smaller than the window.
+    x, y: (b, h, w, c), floats in [-1, 1] or uint8 -> (b,). Raises ValueError on pictures smaller than the window.
     """
     offsets = jnp.arange(window) - (window - 1) / 2
     weights = jnp.exp(-(offsets**2) / (2 * sigma**2))

@@ -7,6 +7,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from simvq_jax.search import check_axes
 
@@ -107,7 +108,9 @@ class Quantizer(nn.Module):
         __call__(z, mask=None, train=False) -> Quantized    z: (..., d); mask: bool (...) or None, True = count
         codebook() -> (K, d) float32
         lookup(indices) -> (..., d) float32, the values that the forward pass uses
-    With `train=True` the statistics advance (make `codebook_stats` mutable).
+    With `train=True` the statistics advance (make `codebook_stats` mutable). Under `jit` they are of all devices'
+    tokens; in a `pmap` or `shard_map` of your own, of the device's, and so are codes and rows that follow tokens there.
+    Indices given to `lookup` must lie in [0, K): it cannot look at them, and others give other codes.
 
     Collections: `codebook_stats` holds what a training step changes: `age` int32 (K,), tokens seen since the code
     was last selected, and `usage` float32 (K,), selections with exponential forgetting over USAGE_WINDOW tokens, or
@@ -118,6 +121,16 @@ class Quantizer(nn.Module):
     def codebook_sizes(self) -> tuple[int, ...]:
         """K of each codebook: of one, or of a compound quantizer's stages."""
         return (self.codebook_size,)
+
+    @property
+    def index_shape(self) -> tuple[int, ...]:
+        """Of the indices of one token: () for one codebook."""
+        return ()
+
+    @property
+    def projects(self) -> bool:
+        """Whether layers of its own, which z_q's gradient trains, lie between the tokens and the codes."""
+        return False
 
     @property
     def start_tokens(self) -> int:
@@ -131,8 +144,12 @@ class Quantizer(nn.Module):
 
     def check_fields(self):
         for name in ("codebook_size", "dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)} but must be at least 1.")
+            size = getattr(self, name)
+            if not isinstance(size, int | np.integer):
+                raise ValueError(f"{name} is {size!r} but must be a whole number.")
+            if size < 1:
+                raise ValueError(f"{name} is {size} but must be at least 1.")
+        check_dtype(self.dtype)
 
     def make_stats(self):
         """Declares the statistics, unless nobody may change them: plain inference needs none."""
@@ -145,10 +162,12 @@ class Quantizer(nn.Module):
     def weights_of(self, z, mask):
         """1 where a token counts, 0 elsewhere: float32 (...).
 
-        Raises ValueError if the last axis of z is not `dim`, the mask's shape is not that of the tokens, or z is split
-        over mesh axes of type Explicit.
+        Raises ValueError if z is not of floats, its last axis is not `dim`, the mask's shape is not that of the tokens,
+        or z is split over mesh axes of type Explicit.
         """
         check_axes(z)
+        if not jnp.issubdtype(z.dtype, jnp.floating):
+            raise ValueError(f"z is {z.dtype} but must be floats, for z_q has its type: cast it to float32.")
         if z.shape[-1:] != (self.dim,):
             raise ValueError(f"z has shape {z.shape} but must be (..., {self.dim}), the last axis being dim.")
         if mask is None:
@@ -177,7 +196,13 @@ class Quantizer(nn.Module):
         self.usage.value = jnp.exp(-total / window) * self.usage.value + counts
 
 
+def check_dtype(dtype) -> None:
+    """Raises ValueError unless z_q may be of that type."""
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype is {jnp.dtype(dtype).name} but must be one of floats, or None for that of z.")
+
+
 def counted_tokens(z, mask):
     """float32 tokens, 0 where they do not count: padding may hold anything, and 0 x NaN is NaN."""
-    tokens = z.astype(jnp.float32)
+    tokens = jnp.asarray(z, jnp.float32)
     return tokens if mask is None else jnp.where(mask[..., None], tokens, 0.0)

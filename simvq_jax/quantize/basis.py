@@ -22,7 +22,7 @@ def draw(key, shape, init: str):
     """(K, d) float32 of mean 0 and variance 1 / d. init: "normal" or "uniform"."""
     std = shape[1] ** -0.5
     if init == "normal":
-        return jax.random.normal(key, shape) * std
+        return jax.random.normal(key, shape, jnp.float32) * std
     return jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0) * (std * 3**0.5)
 
 
@@ -34,7 +34,7 @@ def of_tokens(key, tokens, weight, count: int):
     """
     row_key, normal_key = jax.random.split(key)
     rows = apart_tokens(row_key, tokens, weight, count)
-    every = jnp.ones(count)
+    every = jnp.ones(count, jnp.float32)
     centre, variance = mean_and_variance(rows, every)
     scaled = (rows - centre[None]) * jax.lax.rsqrt(variance * rows.shape[1])
     return jnp.where(told_apart(variance, rows, every), scaled, draw(normal_key, rows.shape, "normal"))
@@ -56,7 +56,7 @@ def rows_near(tokens, transform):
     gram = jnp.dot(kernel, kernel.T, precision=HIGHEST)
     mean = jnp.maximum(jnp.trace(gram) / len(gram), 1e-30)  # of a W that is 0, rows are 0
     # From few columns, not from all tokens: (basis_dim, d).
-    back = _solve(gram / mean + RIDGE * jnp.eye(len(gram)), kernel / mean)
+    back = _solve(gram / mean + RIDGE * jnp.eye(len(gram), dtype=jnp.float32), kernel / mean)
     gap = tokens if bias is None else tokens - bias[None]
     return jnp.dot(gap, back.T, precision=HIGHEST)
 
@@ -69,12 +69,13 @@ def _solve(matrix, right):
     in a training step has to share the cores with them.
     """
     n = len(matrix)
+    eye = jnp.eye(n, dtype=jnp.float32)
     rounds = math.ceil(math.log2(math.log(1 / INVERSE_ERROR) * (n + 1) / RIDGE))  # each squares the error
 
     def improve(_, inverse):
-        return jnp.dot(inverse, 2 * jnp.eye(n) - jnp.dot(matrix, inverse, precision=HIGHEST), precision=HIGHEST)
+        return jnp.dot(inverse, 2 * eye - jnp.dot(matrix, inverse, precision=HIGHEST), precision=HIGHEST)
 
-    inverse = jax.lax.fori_loop(0, rounds, improve, jnp.eye(n) / jnp.linalg.norm(matrix))
+    inverse = jax.lax.fori_loop(0, rounds, improve, eye / jnp.linalg.norm(matrix))
     solution = jnp.dot(inverse, right, precision=HIGHEST)
     gap = right - jnp.dot(matrix, solution, precision=HIGHEST)
     return solution + jnp.dot(inverse, gap, precision=HIGHEST)
@@ -110,10 +111,14 @@ def check_features(path: str, shape) -> None:
 def features(path: str, shape):
     """Rows of a .npy file, centred and scaled to mean square length 1, as the random rows are: (K, d) float32.
 
-    The file is read when the array is computed: tracing for shapes alone needs none.
+    The file is read, and checked as by `check_features`, when the array is computed: tracing for shapes alone needs
+    none.
     """
+    if not isinstance(jnp.zeros(()), jax.core.Tracer):  # at once, for a callback's errors are pages long
+        check_features(path, shape)
 
     def read() -> np.ndarray:
+        check_features(path, shape)
         rows = np.asarray(_open_features(path), np.float32)
         rows = rows - rows.mean(axis=0)
         return (rows / np.sqrt(np.mean(np.sum(rows**2, axis=1)))).astype(np.float32)

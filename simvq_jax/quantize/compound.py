@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import Quantized, Quantizer, counted_tokens
+from simvq_jax.quantize.base import Quantized, Quantizer, check_dtype, counted_tokens
 from simvq_jax.quantize.estimators import straight_through
 
 
@@ -18,6 +18,8 @@ class _Compound(Quantizer):
     dtype: Any = None
 
     def __post_init__(self):
+        if isinstance(self.stages, Quantizer):
+            raise ValueError("stages is one quantizer but must be a list of them: put it in one.")
         object.__setattr__(self, "stages", tuple(self.stages))  # hashable, as jit asks of what is static
         super().__post_init__()
 
@@ -28,7 +30,15 @@ class _Compound(Quantizer):
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
-        return self.codebook_size
+        return tuple(size for stage in self.stages for size in stage.codebook_sizes)
+
+    @property
+    def index_shape(self) -> tuple[int, ...]:
+        return (*self.stages[0].index_shape, len(self.stages))
+
+    @property
+    def projects(self) -> bool:
+        return any(stage.projects for stage in self.stages)
 
     @property
     def start_tokens(self) -> int:
@@ -41,6 +51,16 @@ class _Compound(Quantizer):
     def check_stages(self):
         if not self.stages:
             raise ValueError("stages is empty but must hold at least one quantizer.")
+        shapes = [stage.index_shape for stage in self.stages]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"the stages give indices of shapes {shapes} a token but must agree: nest them alike.")
+        for stage in self.stages:
+            if stage.dtype is not None and jnp.dtype(stage.dtype) != jnp.float32:
+                raise ValueError(
+                    f"a stage has dtype {jnp.dtype(stage.dtype)} but must give float32, of which sums and parts are"
+                    f" made: leave it None, and set that of the {type(self).__name__}."
+                )
+        check_dtype(self.dtype)
 
     def codebook(self):
         """The stages' codebooks: a tuple of (K, d) float32."""
@@ -64,11 +84,14 @@ class _Compound(Quantizer):
 class ResidualQuantizer(_Compound):
     """Each stage quantizes what the ones before left over (SoundStream, 2107.03312, section III-C).
 
-    Contract as in `Quantizer`, with `indices`: int32 (..., stages). Losses are means over the stages, and the gradient
-    passes straight through all of them at once, whatever their own estimators.
+    Contract as in `Quantizer`, with `indices`: int32 (..., stages). Losses are means over the stages. The gradient
+    passes straight through all of them at once, whatever their own estimators; where stages project (`projects`),
+    through one after the other, as in DAC (2306.06546), so that it trains what projects.
 
     Fields:
-        stages: quantizers of one `dim`, as `[SimVQ(1024, 64) for _ in range(8)]`, without a dtype of their own.
+        stages: quantizers of one `dim`, as `[SimVQ(1024, 64) for _ in range(8)]`, without a dtype of their own. Stages
+            of FSQ or LFQ should project (a `dim` other than that of their codes): else all have one scale, and those
+            after the first find little that they could tell apart.
         dropout: in training, share of the items (first axis of z) that are given a random number of stages, from one
             up, so that few stages serve too; it needs `rngs={"quantizer": key}`. Of a stage that an item is not given
             the index is -1, and a stage's losses are means over the items that it is given, not over all as in DAC.
@@ -86,12 +109,6 @@ class ResidualQuantizer(_Compound):
         dims = [stage.dim for stage in self.stages]
         if len(set(dims)) > 1:
             raise ValueError(f"the stages have dims {dims} but quantize what others left: give all the same dim.")
-        for stage in self.stages:
-            if stage.dtype is not None and jnp.dtype(stage.dtype) != jnp.float32:
-                raise ValueError(
-                    f"a stage has dtype {jnp.dtype(stage.dtype)} but what it leaves is float32: leave it None, and set"
-                    " that of the ResidualQuantizer."
-                )
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout is {self.dropout} but must lie in [0, 1].")
 
@@ -105,12 +122,14 @@ class ResidualQuantizer(_Compound):
             counts = weight > 0 if active is None else (weight > 0) & (number < active)
             counts = None if mask is None and active is None else counts
             outs.append(stage(left, mask=counts, train=train))
-            code = jax.lax.stop_gradient(outs[-1].z_q)  # not a lookup: codes may have moved on with this batch
+            code = outs[-1].z_q  # not a lookup: codes may have moved on with this batch
+            code = code if self.projects else jax.lax.stop_gradient(code)
             if active is not None:
                 code = jnp.where((number < active)[..., None], code, 0.0)
-                outs[-1] = replace(outs[-1], indices=jnp.where(number < active, outs[-1].indices, -1))
+                given = _for_each(number < active, outs[-1].indices)
+                outs[-1] = replace(outs[-1], indices=jnp.where(given, outs[-1].indices, -1))
             values, left = values + code, left - code
-        return self.joined(z, straight_through(tokens, values), outs)
+        return self.joined(z, values if self.projects else straight_through(tokens, values), outs)
 
     def lookup(self, indices):
         """Sum of the stages' codes: int (..., n) -> (..., d) float32, n from 1 to all stages: the first n are used. An
@@ -122,11 +141,14 @@ class ResidualQuantizer(_Compound):
             raise ValueError(
                 f"indices have shape {indices.shape} but must be (..., n), n from 1 to the {len(self.stages)} stages."
             )
-        every = (indices[..., number] for number in range(indices.shape[-1]))
-        return sum(
-            jnp.where(own[..., None] < 0, 0.0, stage.lookup(jnp.maximum(own, 0)))
-            for own, stage in zip(every, self.stages, strict=False)
-        )
+        values = jnp.float32(0)
+        for number, stage in enumerate(self.stages[: indices.shape[-1]]):
+            own = indices[..., number]
+            of_token = tuple(range(own.ndim - len(stage.index_shape), own.ndim))
+            left_out = jnp.all(own < 0, axis=of_token)
+            code = stage.lookup(jnp.where(_for_each(left_out, own), 0, own))
+            values = values + jnp.where(left_out[..., None], 0.0, code)
+        return values
 
     def _stages_of_items(self, z):
         """How many stages the item of each token has: int (...)."""
@@ -164,3 +186,8 @@ class ProductQuantizer(_Compound):
         """The stages' codes side by side: int (..., stages) -> (..., d) float32."""
         self.check_indices(indices)
         return jnp.concatenate([s.lookup(indices[..., i]) for i, s in enumerate(self.stages)], axis=-1)
+
+
+def _for_each(of_tokens, indices):
+    """What is said of tokens, for each of their indices: (...) -> (..., 1, 1) of as many axes as the indices."""
+    return of_tokens.reshape(*of_tokens.shape, *(1,) * (indices.ndim - of_tokens.ndim))

@@ -58,7 +58,7 @@ def dynamic(z, q, indices, weight, codebook_size: int):
     """
     distance = jax.lax.stop_gradient(jnp.sum((z - q) ** 2, axis=-1))
     counted = jnp.where(weight > 0, distance, jnp.inf).reshape(-1)
-    least = jnp.full((codebook_size,), jnp.inf).at[indices.reshape(-1)].min(counted)[indices]
+    least = jnp.full((codebook_size,), jnp.inf, z.dtype).at[indices.reshape(-1)].min(counted)[indices]
     scale = jnp.where(distance > least, least / jnp.where(distance > 0, distance, 1.0), 1.0)
     return jax.lax.stop_gradient(q) + scale[..., None] * (z - jax.lax.stop_gradient(z))
 

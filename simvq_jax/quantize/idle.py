@@ -42,7 +42,7 @@ class RestartedCodes(NearestCode):
         if self.restart_after and self.is_mutable_collection("codebook_stats"):
             shape = (self.codebook_size,)
             self.waiting = self.variable("codebook_stats", "waiting", lambda: jnp.zeros(shape, jnp.int32))
-            self.restart_pace = self.variable("codebook_stats", "restart_pace", lambda: jnp.zeros(()))
+            self.restart_pace = self.variable("codebook_stats", "restart_pace", lambda: jnp.float32(0))
 
     def restarts(self, tokens, indices, weight):
         """Advances `waiting`, and tells codes to move, int32 (n,), K where there is none, and where to, float32 (n, d):
@@ -61,7 +61,7 @@ class RestartedCodes(NearestCode):
         moved = is_idle & (place < jnp.sum(weight > 0))
         codes = jnp.where(moved, idle, self.codebook_size)
         self.waiting.value = waiting.at[codes].set(0, mode="drop")
-        self.restart_pace.value = jnp.sum(moved) * self.restart_after / jnp.maximum(passed, 1)
+        self.restart_pace.value = jnp.sum(moved).astype(jnp.float32) * self.restart_after / jnp.maximum(passed, 1)
         drawn = random_tokens(self.key_to_draw(), tokens, weight, len(idle))
         return codes, drawn[jnp.maximum(place, 0)]
 
@@ -76,7 +76,7 @@ def idle_codes(key, unused, size: int):
     if k <= size:
         return jnp.arange(k, dtype=jnp.int32), unused
     size = -(-size // codebook_shards()) * codebook_shards()
-    total, before = jnp.sum(unused, dtype=jnp.int32), jnp.cumsum(unused, dtype=jnp.int32) - unused
+    total, before = jnp.sum(unused, dtype=jnp.int32), jnp.cumsum(unused, dtype=jnp.int32) - unused.astype(jnp.int32)
     first = before[jax.random.randint(key, (), 0, k)]
     place = jnp.where(unused, (before - first) % jnp.maximum(total, 1), size)
     idle = jnp.zeros((size,), jnp.int32).at[place].set(jnp.arange(k, dtype=jnp.int32), mode="drop")

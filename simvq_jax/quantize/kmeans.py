@@ -36,7 +36,7 @@ def apart_tokens(key, tokens, weight, size: int):
     """
     row_key, other_key, share_key = jax.random.split(key, 3)
     rows, others = (random_tokens(k, tokens, weight, size) for k in (row_key, other_key))
-    share = jnp.where(_repeats(rows), APART * jax.random.normal(share_key, (size,)), 0.0)
+    share = jnp.where(_repeats(rows), APART * jax.random.normal(share_key, (size,), jnp.float32), 0.0)
     apart = others - jnp.roll(others, 1, axis=0)
     from_mean = rows - jnp.mean(rows, axis=0, keepdims=True)
     return rows + share[:, None] * jnp.where(jnp.any(apart != 0, axis=1, keepdims=True), apart, from_mean)
@@ -55,5 +55,5 @@ def _repeats(rows):
 def random_tokens(key, tokens, weight, size: int):
     """Tokens that count, in random order, each once before any twice: (N, d), (N,) -> (size, d)."""
     counts = weight > 0
-    order = jnp.argsort(jnp.where(counts, jax.random.uniform(key, weight.shape), 2.0))
+    order = jnp.argsort(jnp.where(counts, jax.random.uniform(key, weight.shape, jnp.float32), 2.0))
     return tokens[order[jnp.arange(size) % jnp.maximum(jnp.sum(counts), 1)]]

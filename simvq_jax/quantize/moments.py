@@ -34,15 +34,15 @@ class MomentVQ(NearestCode):
             raise ValueError(f"decay is {self.decay} but must lie in [0, 1).")
         k, d = self.codebook_size, self.dim
         self.basis = self.variable("codebook", "basis", lambda: draw(self.make_rng("params"), (k, d), "normal"))
-        self.mean = self.variable("codebook_stats", "mean", lambda: jnp.zeros(d))
-        self.covariance = self.variable("codebook_stats", "covariance", lambda: jnp.eye(d) / d)
-        self.mass = self.variable("codebook_stats", "mass", lambda: jnp.zeros(()))
+        self.mean = self.variable("codebook_stats", "mean", lambda: jnp.zeros(d, jnp.float32))
+        self.covariance = self.variable("codebook_stats", "covariance", lambda: jnp.eye(d, dtype=jnp.float32) / d)
+        self.mass = self.variable("codebook_stats", "mass", lambda: jnp.float32(0))
         self.make_stats()
 
     def codes(self):
         covariance = self.covariance.value
         jitter = JITTER * self.dim * jnp.trace(covariance) + jnp.finfo(jnp.float32).tiny
-        lower = jnp.linalg.cholesky(covariance + jitter * jnp.eye(self.dim))
+        lower = jnp.linalg.cholesky(covariance + jitter * jnp.eye(self.dim, dtype=jnp.float32))
         return self.basis.value, (self.dim**0.5 * lower.T, self.mean.value)
 
     def quantize(self, tokens, weight, train: bool) -> Quantized:

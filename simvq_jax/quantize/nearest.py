@@ -1,5 +1,6 @@
 """Quantizers that pick the nearest code of a codebook."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +32,8 @@ class NearestCode(Quantizer):
 
     def check_fields(self):
         super().check_fields()
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(f"beta is {self.beta} but must be at least 0 and finite.")
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator is {self.estimator!r} but must be one of {', '.join(ESTIMATORS)}.")
 

@@ -27,7 +27,7 @@ def nearest_source(codes, sources, weight):
     codes, sources = jax.lax.stop_gradient(codes), jax.lax.stop_gradient(sources)
     counts = weight > 0
     of_counting = jnp.where(counts[:, None], sources, 0.0)
-    centre = jnp.sum(of_counting, axis=0, keepdims=True) / jnp.maximum(jnp.sum(counts), 1)
+    centre = jnp.sum(of_counting, axis=0, keepdims=True) / jnp.maximum(jnp.sum(counts, dtype=jnp.float32), 1.0)
     near, about = codes - centre, of_counting - centre
     scores = near @ about.T - 0.5 * jnp.sum(about * about, axis=-1)[None]
     return of_counting[jnp.argmax(jnp.where(counts[None], scores, -jnp.inf), axis=-1)]

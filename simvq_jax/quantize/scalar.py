@@ -12,12 +12,16 @@ from simvq_jax.quantize.estimators import straight_through
 
 
 class _Scalar(Quantizer):
-    """Projects tokens to as many dimensions as a code has, where `dim` is another number, and back."""
+    """Projects tokens to as many dimensions as a code has (`code_dim`), where `dim` is another number, and back."""
 
-    def make_projections(self, code_dim: int):
+    @property
+    def projects(self) -> bool:
+        return self.code_dim != self.dim
+
+    def make_projections(self):
         self.project_in = self.project_out = lambda x: x
-        if code_dim != self.dim:
-            self.project_in, self.project_out = Affine(self.dim, code_dim), Affine(code_dim, self.dim)
+        if self.projects:
+            self.project_in, self.project_out = Affine(self.dim, self.code_dim), Affine(self.code_dim, self.dim)
 
     def result(self, z, values, indices, losses, loss, weight, train) -> Quantized:
         self.advance_stats(count_codes(indices, weight, self.codebook_size), train)
@@ -44,9 +48,21 @@ class FSQ(_Scalar):
     dim: int
     dtype: Any = None
 
+    def __post_init__(self):
+        if isinstance(self.levels, int):
+            raise ValueError(
+                f"levels is {self.levels} but must be a list of numbers, one for each dimension of a code."
+            )
+        object.__setattr__(self, "levels", tuple(self.levels))  # hashable, as jit asks of what is static
+        super().__post_init__()
+
     @property
     def codebook_size(self) -> int:
         return math.prod(self.levels)
+
+    @property
+    def code_dim(self) -> int:
+        return len(self.levels)
 
     def setup(self):
         if not self.levels or min(self.levels) < 2:
@@ -54,7 +70,7 @@ class FSQ(_Scalar):
         if self.codebook_size >= 2**31:
             raise ValueError(f"levels is {self.levels} but their product must be under 2^31, as indices are int32.")
         self.check_fields()
-        self.make_projections(len(self.levels))
+        self.make_projections()
         self.make_stats()
 
     def __call__(self, z, mask=None, train: bool = False) -> Quantized:
@@ -64,8 +80,8 @@ class FSQ(_Scalar):
         half, place_values = _like(self._half, bounded), _like(self._place_values, bounded)
         highest = _like(np.asarray(self.levels, np.float32) - 1, bounded) - half
         whole = jnp.clip(jnp.round(bounded), -half, highest)  # the margin of many levels reaches beyond the outermost
-        indices = jnp.sum((whole + half).astype(jnp.int32) * place_values, axis=-1)
-        zero = jnp.zeros(())
+        indices = jnp.sum((whole + half).astype(jnp.int32) * place_values, axis=-1, dtype=jnp.int32)
+        zero = jnp.float32(0)
         losses = {"commitment": zero, "codebook": zero}
         return self.result(z, straight_through(bounded, whole) / half, indices, losses, zero, weight, train)
 
@@ -73,7 +89,8 @@ class FSQ(_Scalar):
         shape = (*indices.shape, len(self.levels))
         digits = jnp.broadcast_to(indices[..., None], shape) // jnp.broadcast_to(self._place_values, shape)
         half = jnp.broadcast_to(self._half, shape)
-        return (digits % jnp.broadcast_to(np.asarray(self.levels, np.int32), shape) - half) / half
+        digits = digits % jnp.broadcast_to(np.asarray(self.levels, np.int32), shape)
+        return (digits.astype(jnp.float32) - half) / half
 
     def _bound(self, z):
         """Squashes dimension i to just over its levels, so that rounding gives as many (after the paper's appendix A.1;
@@ -119,18 +136,19 @@ class LFQ(_Scalar):
     dtype: Any = None
 
     @property
-    def bits(self) -> int:
+    def code_dim(self) -> int:
+        """log2(K)."""
         return self.codebook_size.bit_length() - 1
 
     def setup(self):
         self.check_fields()
-        if self.codebook_size < 2 or self.codebook_size != 2**self.bits:
-            raise ValueError(f"codebook_size is {self.codebook_size} but must be a power of two from 2 on.")
+        if not 2 <= self.codebook_size < 2**31 or self.codebook_size != 2**self.code_dim:
+            raise ValueError(f"codebook_size is {self.codebook_size} but must be a power of two from 2 to 2^30.")
         if not 1 <= self.group_bits <= 16:
             raise ValueError(f"group_bits is {self.group_bits} but must lie in [1, 16].")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature} but must be above 0.")
-        self.make_projections(self.bits)
+        self.make_projections()
         self.make_stats()
 
     def __call__(self, z, mask=None, train: bool = False) -> Quantized:
@@ -138,28 +156,29 @@ class LFQ(_Scalar):
         weight = self.weights_of(z, mask)
         tokens = self.project_in(counted_tokens(z, mask))
         positive = tokens > 0
-        signs = jnp.where(positive, 1.0, -1.0)
-        indices = jnp.sum(positive * _like(2 ** np.arange(self.bits), tokens), axis=-1)
+        values = _like(2 ** np.arange(self.code_dim, dtype=np.int32), tokens)
+        signs, indices = _signs(positive), jnp.sum(jnp.where(positive, values, 0), axis=-1, dtype=jnp.int32)
         losses = {
             "commitment": mean_square(tokens - signs, weight),
-            "codebook": jnp.zeros(()),
-            "entropy": self._entropy(tokens.reshape(-1, self.bits), weight.reshape(-1)),
+            "codebook": jnp.float32(0),
+            "entropy": self._entropy(tokens.reshape(-1, self.code_dim), weight.reshape(-1)),
         }
         loss = self.beta * losses["commitment"] + self.entropy_weight * losses["entropy"]
         return self.result(z, straight_through(tokens, signs), indices, losses, loss, weight, train)
 
     def values_of(self, indices):
-        shape = (*indices.shape, self.bits)
-        bits = jnp.broadcast_to(indices[..., None], shape) >> jnp.broadcast_to(jnp.arange(self.bits), shape)
-        return jnp.where(bits & 1, 1.0, -1.0)
+        shape = (*indices.shape, self.code_dim)
+        places = np.arange(self.code_dim, dtype=np.int32)
+        bits = jnp.broadcast_to(indices[..., None], shape) >> jnp.broadcast_to(places, shape)
+        return _signs(bits & 1 > 0)
 
     def _entropy(self, tokens, weight):
         """In nats. tokens: (N, bits), weight: (N,)."""
         share = weight / jnp.maximum(jnp.sum(weight), 1.0)
         logits = 4 * tokens / self.temperature  # ||z + c||^2 - ||z - c||^2 of one dimension
         of_tokens = jnp.sum(share[:, None] * binary_entropy(logits))
-        of_mean = jnp.zeros(())
-        for start in range(0, self.bits, self.group_bits):
+        of_mean = jnp.float32(0)
+        for start in range(0, self.code_dim, self.group_bits):
             group = logits[:, start : start + self.group_bits]
             size = group.shape[1]
             signs = np.where(np.arange(2**size)[:, None] >> np.arange(size) & 1, 1.0, -1.0).astype(np.float32)
@@ -174,6 +193,11 @@ class LFQ(_Scalar):
 def binary_entropy(logits):
     """Entropy of a coin whose odds are exp(logits), in nats."""
     return jax.nn.softplus(logits) - logits * jax.nn.sigmoid(logits)
+
+
+def _signs(positive):
+    """1 or -1, float32."""
+    return jnp.where(positive, jnp.float32(1), jnp.float32(-1))
 
 
 def _like(values, tokens):

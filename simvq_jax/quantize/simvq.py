@@ -78,6 +78,8 @@ class SimVQ(RestartedCodes):
             raise ValueError(f"codebook_loss is {self.codebook_loss!r} but must be 'token' or 'region'.")
         if self.region_sources < 1:
             raise ValueError(f"region_sources is {self.region_sources} but must be at least 1.")
+        if not 0 <= self.activity_share < math.inf:
+            raise ValueError(f"activity_share is {self.activity_share} but must be at least 0 and finite.")
         if self.trainable_basis:
             self.basis = self.param("basis", lambda key: draw(key, self.basis_shape, self.basis_init))
         else:
@@ -94,7 +96,7 @@ class SimVQ(RestartedCodes):
         self.transform = Affine(self.hidden or self.basis_shape[1], self.dim, self.use_bias)
         self.make_stats()
         if self.is_mutable_collection("codebook_stats"):
-            self.spread_ratio = self.variable("codebook_stats", "spread_ratio", lambda: jnp.ones(()))
+            self.spread_ratio = self.variable("codebook_stats", "spread_ratio", lambda: jnp.float32(1))
 
     @property
     def start_tokens(self) -> int:
@@ -194,7 +196,7 @@ class SimVQ(RestartedCodes):
         """The codes' root mean square distance from their mean over the tokens': (). The old one of tokens that are all
         equal. Of many codes about SPREAD_CODES are looked at, from all over the codebook: features have an order."""
         codes = self.take(jnp.arange(0, self.codebook_size, max(self.codebook_size // SPREAD_CODES, 1)))
-        of_codes = mean_and_variance(codes, jnp.ones(len(codes)))[1]
+        of_codes = mean_and_variance(codes, jnp.ones(len(codes), jnp.float32))[1]
         of_tokens = mean_and_variance(tokens, weight)[1]
         apart = told_apart(of_tokens, tokens, weight)
         ratio = jnp.sqrt(of_codes / jnp.where(apart, of_tokens, 1.0))
@@ -209,7 +211,7 @@ class SimVQ(RestartedCodes):
         kernel, bias = self.transform.weights()
         centre, variance = mean_and_variance(tokens, weight)
         codes = apply_transform(self.codes()[0], (kernel, None))
-        mean, of_codes = mean_and_variance(codes, jnp.ones(len(codes)))
+        mean, of_codes = mean_and_variance(codes, jnp.ones(len(codes), jnp.float32))
         matchable = told_apart(variance, tokens, weight) & (of_codes > 0)
         factor = jnp.where(matchable, scale * jnp.sqrt(variance / of_codes), 1.0)
         offset = centre - factor * mean if self.hidden else centre
@@ -257,7 +259,7 @@ class SimVQ(RestartedCodes):
             self._pull_to_nearest_source(sources, source_weight),
         )
         pulled, targets = (sum(values) for values in zip(*pulls, strict=True))
-        return pulled / jnp.maximum(targets, 1)
+        return pulled / jnp.maximum(targets, 1).astype(jnp.float32)
 
     def _pull(self, codes, targets, indices, weight, counts):
         """Sum over selected codes of the mean of ||code - target||^2 / d: (), and how many are selected: ().
@@ -265,7 +267,9 @@ class SimVQ(RestartedCodes):
         codes, targets: (N, d); indices, weight: (N,); counts: (K,), of the indices by weight.
         """
         share = weight / jnp.maximum(counts[indices], 1.0)
-        return jnp.sum(share * jnp.sum((targets - codes) ** 2, axis=-1)) / self.dim, jnp.sum(counts > 0)
+        return jnp.sum(share * jnp.sum((targets - codes) ** 2, axis=-1)) / self.dim, jnp.sum(
+            counts > 0, dtype=jnp.int32
+        )
 
     def _pull_nearest_idle(self, sources, weight):
         """Of codes out of use, those that are nearest to sampled tokens, to these."""
@@ -273,7 +277,7 @@ class SimVQ(RestartedCodes):
         # A small codebook is searched where it lies, not gathered.
         rows = self._rows() if self.codebook_size <= REGION_CODES else take_codes(self._rows(), idle)
         nearest, _ = nearest_allowed_code(sources, self._features(rows), is_idle, self.transform.weights())
-        weight, nearest = weight * is_idle[nearest], idle[nearest]
+        weight, nearest = jnp.where(is_idle[nearest], weight, 0.0), idle[nearest]
         counts = count_codes(nearest, weight, self.codebook_size)
         return self._pull(self.lookup(nearest), sources, nearest, weight, counts)
 
@@ -283,7 +287,7 @@ class SimVQ(RestartedCodes):
         codes = self.lookup(idle)
         gap = region.nearest_source(codes, sources, weight) - codes
         pulled = is_idle & jnp.any(weight > 0)
-        return jnp.sum(pulled * jnp.sum(gap * gap, axis=-1)) / self.dim, jnp.sum(pulled)
+        return jnp.sum(jnp.where(pulled, jnp.sum(gap * gap, axis=-1), 0.0)) / self.dim, jnp.sum(pulled, dtype=jnp.int32)
 
     def _idle_codes(self, size: int):
         """Up to `size` codes out of use, as `idle_codes` draws them."""

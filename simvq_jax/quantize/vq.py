@@ -70,7 +70,7 @@ class VQ(_FreeCodes):
         shape = (self.codebook_size, self.dim)
         self.param("codebook", draw_rows, self.codebook_init, shape)
         if self.restart_after:
-            self.moved = self.variable("codebook_stats", "moved", lambda: jnp.zeros(shape))
+            self.moved = self.variable("codebook_stats", "moved", lambda: jnp.zeros(shape, jnp.float32))
         self.make_stats()
 
     def codes(self):
@@ -111,7 +111,7 @@ class EMAVQ(_FreeCodes):
         self.make_stats()
         if self.is_mutable_collection("codebook_stats"):
             self.sums = self.variable("codebook_stats", "sums", lambda: jnp.copy(self.rows.value))
-            self.sizes = self.variable("codebook_stats", "sizes", lambda: jnp.ones(shape[:1]))
+            self.sizes = self.variable("codebook_stats", "sizes", lambda: jnp.ones(shape[:1], jnp.float32))
 
     def codes(self):
         return self.rows.value, None
@@ -148,6 +148,10 @@ class FactorizedVQ(NearestCode):
 
     code_dim: int = 8
 
+    @property
+    def projects(self) -> bool:
+        return True
+
     def setup(self):
         self.check_fields()
         if self.code_dim < 1:
@@ -177,7 +181,7 @@ def draw_rows(key, init: str, shape):
     has seen tokens. Raises ValueError on others."""
     k, d = shape
     if init in ("normal", KMEANS):
-        return jax.random.normal(key, shape) * d**-0.5
+        return jax.random.normal(key, shape, jnp.float32) * d**-0.5
     if init == "uniform":
         return jax.random.uniform(key, shape, jnp.float32, -1.0 / k, 1.0 / k)
     raise ValueError(f"codebook_init is {init!r} but must be 'uniform', 'normal' or '{KMEANS}'.")

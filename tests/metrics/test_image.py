@@ -58,6 +58,13 @@ def test_psnr_is_one_figure_a_picture_on_rounded_levels(kind):
     np.testing.assert_allclose(psnr(x, y), 10 * np.log10(255**2 / mse), rtol=1e-5)
 
 
+def test_bytes_are_levels():
+    levels = np.random.default_rng(0).integers(0, 256, (2, 2, 16, 16, 3)).astype(np.uint8)
+    floats = levels.astype(np.float32) / 127.5 - 1
+    for figure in (image.psnr, image.ssim):
+        np.testing.assert_array_equal(figure(*levels), figure(*floats))
+
+
 def test_identical_pictures_get_the_cap_and_one():
     x, _ = pair("noise")
     np.testing.assert_allclose(psnr(x, x), [PSNR_CAP] * 3, rtol=1e-6)

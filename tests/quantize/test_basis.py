@@ -187,6 +187,13 @@ def test_a_file_that_is_missing_or_no_array_gets_one_sentence(tmp_path):
         check_features(str(tmp_path / "text.npy"), (12, 7))
 
 
+@pytest.mark.parametrize("rows", [None, np.where(np.arange(12)[:, None] < 3, np.nan, np.ones((12, 7)))])
+def test_features_are_checked_where_a_quantizer_is_made_by_hand(tmp_path, rows):
+    path = str(tmp_path / "none.npy") if rows is None else feature_file(tmp_path, rows)
+    with pytest.raises((FileNotFoundError, ValueError), match=r"does not exist: give|has 3 rows that are not finite"):
+        SimVQ(12, 3, basis_dim=7, basis_file=path).init(jax.random.key(0), jnp.ones((2, 3)))
+
+
 def test_features_are_neither_trained_nor_seeded():
     for fields in ({"trainable_basis": True}, {"basis_seed": 3}):
         with pytest.raises(ValueError, match="features are frozen and not drawn"):

@@ -2,7 +2,6 @@
 
 import re
 
-import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,12 +117,6 @@ def test_evaluation_uses_the_token_loss_and_no_randomness():
     token, _ = make()
     z = tokens(12)
     jax.tree.map(np.testing.assert_array_equal, apply(region, variables, z), apply(token, variables, z))
-
-
-def test_training_with_the_region_loss_asks_for_its_key():
-    module, variables = make(codebook_loss="region")
-    with pytest.raises(flax.errors.InvalidRngError, match='"quantizer"'):
-        jax.eval_shape(lambda z: module.apply(variables, z, train=True, mutable=["codebook_stats"]), tokens(4))
 
 
 @pytest.mark.parametrize(
