@@ -16,7 +16,7 @@ import jax
 from simvq_jax import build, cli, train
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.drawing.curves import read_metrics
-from simvq_jax.inputs import build_train_batches
+from simvq_jax.inputs import build_train_batches, open_data
 from simvq_jax.mesh import jit_step, make_mesh, place_batch
 
 
@@ -40,7 +40,7 @@ def main(config: str, rounds: int, steps: int) -> None:
     bare = []
     with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
         run = Path(folder) / "run"
-        batches = build_train_batches(settings, SkipLog(None), 0)
+        batches = build_train_batches(settings, open_data(settings, "train", SkipLog(None)), 0)
         (batch,) = place_batch(next(batches), mesh).values()
         batches.close()
         for number in range(1, rounds + 1):

@@ -17,7 +17,7 @@ import optax
 from simvq_jax import agreement, build, cli, cluster
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
-from simvq_jax.inputs import build_train_batches
+from simvq_jax.inputs import build_train_batches, open_data
 from simvq_jax.mesh import batch_share, jit_step, make_mesh, place_batch
 from simvq_jax.start import state_template
 from simvq_jax.state import TrainState
@@ -57,7 +57,8 @@ class Arrangement:
 
     def batch(self, step: int) -> jax.Array:
         """What the run takes next from there."""
-        batches = build_train_batches(self._config, SkipLog(None), step, batch_share(self._mesh))
+        source = open_data(self._config, "train", SkipLog(None))
+        batches = build_train_batches(self._config, source, step, batch_share(self._mesh))
         (batch,) = place_batch(next(batches), self._mesh).values()
         batches.close()
         return batch

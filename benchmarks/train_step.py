@@ -38,7 +38,7 @@ from benchmarks.timing import Contender
 from simvq_jax import build, cli
 from simvq_jax.build.choice import one_of
 from simvq_jax.data.sources import SkipLog
-from simvq_jax.inputs import build_train_batches
+from simvq_jax.inputs import build_train_batches, open_data
 from simvq_jax.mesh import make_mesh
 
 CONFIG = "configs/imagenet128_simvq.py:65k"
@@ -68,7 +68,7 @@ def make_config(setting: str, codebook_size: int, dtype: str, batch_size: int, p
 
 def photographs(config) -> np.ndarray:
     """The first training batch: uint8 (batch, size, size, 3)."""
-    batches = build_train_batches(config, SkipLog(None), 0)
+    batches = build_train_batches(config, open_data(config, "train", SkipLog(None)), 0)
     images = next(batches)["image"]
     batches.close()
     return images

@@ -2,6 +2,7 @@
 call each of these at the same place; a lone one gets its own word back."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -28,7 +29,7 @@ def check_alike(what: str, text: str) -> None:
 
 def _digest(text: str) -> np.ndarray:
     """A fingerprint, as uint32 (2,)."""
-    return np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], np.uint32)
+    return np.frombuffer(hashlib.sha256(os.fsencode(text)).digest()[:8], np.uint32)
 
 
 def all_see(read: Callable[[], str]) -> bool:

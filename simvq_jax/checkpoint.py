@@ -115,7 +115,7 @@ class Checkpointer:
         template: a state of arrays or of `jax.ShapeDtypeStruct` with shardings; an `Inference` reads only what it has,
         which may be less than all parameters. A damaged checkpoint is set aside in
         `damaged_checkpoints/` (unless read-only) and the one before is taken. Raises CheckpointError if all are
-        damaged.
+        damaged, or where the arrays have other shapes, as by another config.
         """
         steps = self.steps()
         damaged: list[int] = []
@@ -129,6 +129,11 @@ class Checkpointer:
             except Exception as error:  # whatever a damaged file makes the reader raise
                 if is_loss(error) or _is_of_the_machine(error):
                     raise
+                if unlike := self._unlike(step, template):
+                    raise CheckpointError(
+                        f"checkpoint {step} of {self._folder.parent} is not of its config.json: {unlike}. Restore"
+                        " config.json as training wrote it."
+                    ) from error
                 if jax.process_count() > 1:
                     raise self._unread_by_one(step, steps, error) from error
                 logging.error("Checkpoint %d is damaged (%s): using the one before.", step, _first_line(error))
@@ -139,6 +144,19 @@ class Checkpointer:
                 " backup, or train into a new folder."
             )
         return None
+
+    def _unlike(self, step: int, template: Restorable) -> str:
+        """What a checkpoint has in another shape than the template; "" where that cannot be told, or nothing."""
+        try:
+            stored = ocp.PyTreeCheckpointHandler().metadata(self._folder / str(step) / "state")
+            shapes = {_names(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(stored)}
+        except Exception:  # whatever a damaged file makes the reader raise
+            return ""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self._without_redrawn(template)):
+            name = _names(path)
+            if name in shapes and tuple(shapes[name]) != leaf.shape:
+                return f"its {name} is {tuple(shapes[name])}, by the config {leaf.shape}"
+        return ""
 
     def _unread_by_one(self, step: int, steps: list[int], error: Exception) -> CheckpointError:
         """Of several processes the others may have read it, and wait: this one has to end, and they with it. What is
@@ -221,6 +239,11 @@ def _move_to_free_name(folder: Path, into: Path) -> None:
             raise
         except OSError:  # taken
             continue
+
+
+def _names(path) -> str:
+    """A path of a tree, of whatever containers: "params/encoder/kernel"."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,10 @@
 """Command lines: flags, experiment configs, and errors in one sentence instead of a traceback."""
 
 import difflib
+import errno
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +20,18 @@ FAILED = 2  # exit status after a mistake
 DEFAULTS = Path(__file__).resolve().parent.parent / "configs/common.py"  # by its place: others have a `configs` too
 NAMING = ("--config=", "-config=")  # what begins an argument that names an experiment
 MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # raised with a sentence meant for the user
+
+MENDS = {  # what to do about what the system says
+    errno.ENOSPC: "free some space there, or give another place",
+    errno.EDQUOT: "free some of your quota there, or give another place",
+    errno.EROFS: "give a place that can be written to",
+    errno.EACCES: "change its rights, or give another place",
+    errno.EPERM: "change its rights, or give another place",
+    errno.EEXIST: "give another name",
+    errno.ENOTDIR: "give a folder",
+    errno.EISDIR: "give a file",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
 
 
 class Chosen(NamedTuple):
@@ -70,16 +84,33 @@ def run_main(
         wordy = flags.FLAGS.verbosity > 0
         logging.set_verbosity(logging.INFO if wordy else logging.WARNING)
         try:
-            values = {name: getattr(flags.FLAGS, name) for name in defaults}
+            values = {name: _at_home(getattr(flags.FLAGS, name)) for name in defaults}
             main(**values | ({"config": _chosen(named)} if optional_config else {}))
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except MISTAKES as error:
             if wordy:
                 raise
-            fail(f"{error}")
+            fail(_sentence(error))
 
     app.run(guarded, flags_parser=parse)
+
+
+def _at_home(value):
+    """A flag's value, where the shell has left ~ as it is: behind `=` it does, and behind commas."""
+    if not isinstance(value, str):
+        return value
+    return ",".join(str(Path(part).expanduser()) if part.startswith("~") else part for part in value.split(","))
+
+
+def _sentence(error: Exception) -> str:
+    """The sentence of a mistake; of what the system refused, with the place and what to do."""
+    if not isinstance(error, OSError) or not error.errno or not str(error).startswith("[Errno"):
+        return f"{error}"
+    place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    if place is not None and place.suffix == ".tmp":  # a name of our own, for what was to be written
+        place = place.parent
+    return f"{'' if place is None else f'{place}: '}{error.strerror}: {MENDS.get(error.errno, 'look at that path')}."
 
 
 def _chosen(named: bool) -> Chosen:
@@ -173,7 +204,12 @@ def _check_config(argv: list[str]) -> list[str]:
             fail(f"--config.{name}={text} does not fit: {name} is a {_kind(known[name])}, by default {known[name]!r}.")
     argument = given.partition("=")[2].partition(":")[2]
     resolved = f"--config={file}" + (f":{argument}" if argument else "")
-    return [resolved if a == given else a for a in argv]
+    return [resolved if a == given else _with_home(a) for a in argv]
+
+
+def _with_home(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return f"{name}{equals}{_at_home(value)}" if name.startswith(("--config.", "-config.")) else argument
 
 
 def _joined(argv: list[str]) -> list[str]:
@@ -200,6 +236,26 @@ def _fits(text: str, default) -> bool:
         except ValueError:
             return False
     return True
+
+
+def check_types(values: dict[str, Any], known: dict[str, Any], where: str) -> None:
+    """Raises ValueError unless each value is of its default's kind. values, known: by key. where: they come from."""
+    for key, value in values.items():
+        if not _is_alike(value, known[key]):
+            raise ValueError(
+                f"{where} has {key} = {value!r} but it is a {_kind(known[key])}, by default {known[key]!r}."
+            )
+
+
+def _is_alike(value, default) -> bool:
+    if isinstance(default, tuple):
+        element = default[0] if default else 0.0  # every tuple of a config is of numbers
+        return isinstance(value, tuple | list) and all(_is_alike(part, element) for part in value)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    return default is None or isinstance(value, type(default))
 
 
 def _kind(value) -> str:

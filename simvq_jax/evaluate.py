@@ -24,7 +24,7 @@ from simvq_jax.build import (
     samples_a_token,
 )
 from simvq_jax.data.sources import SkipLog
-from simvq_jax.files import replace_text
+from simvq_jax.files import readable, replace_text
 from simvq_jax.inputs import READING, READING_HELP, EvalData, read_as, reading_from, skip_list
 from simvq_jax.mesh import make_mesh, place_whole
 from simvq_jax.metrics.sound import bits_per_second
@@ -113,9 +113,9 @@ def with_known_figures(known: dict[str, Any], result: Evaluation) -> Evaluation:
 
 def print_and_save(out: Path, data: str, result: Evaluation) -> None:
     """Prints the figures, and saves them."""
-    save_figures(out, data, result)
     for name, value in sorted(result.metrics.items()) if is_first() else ():
-        print(f"{name:32} {value:.6g}")
+        print(f"{name:32} {value:.6g}", flush=True)
+    save_figures(out, data, result)  # behind them: where it cannot be done, they are not lost
 
 
 def save_figures(out: Path, data: str, result: Evaluation) -> None:
@@ -137,7 +137,7 @@ def _table(rows: dict[str, dict[str, float]]) -> str:
     names = list(next(iter(rows.values())))
     writer.writerow(["file", *names])
     for key, row in sorted(rows.items()):
-        writer.writerow([key, *("" if np.isnan(row[name]) else f"{row[name]:.6g}" for name in names)])
+        writer.writerow([readable(key), *("" if np.isnan(row[name]) else f"{row[name]:.6g}" for name in names)])
     return text.getvalue()
 
 

@@ -6,7 +6,7 @@ calls `add(name, {"a.key": value, ...})` for each run; the argument is given to 
 
 import importlib.util
 import inspect
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from simvq_jax import cli
@@ -36,7 +36,12 @@ def planned_runs(argument: str) -> list[Run]:
         raise ValueError(
             f"{argument} has an argument but sweep(add) of {file} takes none: define sweep(add, argument)."
         )
-    module.sweep(lambda name, changes: runs.append(Run(name, changes)), *words)
+    try:
+        module.sweep(lambda name, changes: runs.append(Run(name, changes)), *words)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"sweep(add) of {file} fails ({type(error).__name__}: {error}): mend the file.") from error
     if not runs:
         raise ValueError(f"sweep(add) of {file} adds no run: call add(name, changes) at least once.")
     known = cli.flatten(config)
@@ -44,11 +49,22 @@ def planned_runs(argument: str) -> list[Run]:
         unknown = sorted(run.changes.keys() - known.keys())
         if unknown:
             raise ValueError(f"run {run.name!r} of {file} changes unknown keys ({', '.join(unknown)}): mend the file.")
-    names = [run.name for run in runs]
+        cli.check_types(run.changes, known, f"run {run.name!r} of {file}")
+    _check_names([run.name for run in runs], file)
+    return runs
+
+
+def _check_names(names: list[str], file: Path) -> None:
+    """Each is a folder of its own under the sweep's."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{file} has several runs named {', '.join(twice)}: give each a name of its own.")
-    return runs
+    for name in names:
+        path = PurePosixPath(name)
+        if name != str(path) or name == "." or path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{file} has a run named {name!r}: name a folder in the sweep's, as 'a' or 'group/a'.")
+        if around := sorted({str(parent) for parent in path.parents} & {*names}):
+            raise ValueError(f"{file} has a run {name!r} in the folder of the run {around[0]!r}: name it otherwise.")
 
 
 def is_finished(run: Run, argument: str, workdir: Path) -> bool:

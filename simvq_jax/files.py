@@ -1,6 +1,9 @@
 """Writing files and folders so that a crash leaves the old one or the new one, never half of one."""
 
 import contextlib
+import errno
+import glob
+import hashlib
 import os
 import shutil
 import socket
@@ -9,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from simvq_jax.store import is_remote
+
+LONGEST_KEPT = 64  # bytes of a name that stays in those beside it
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # of file systems without hard links
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -33,12 +39,23 @@ def replacing(path: Path) -> Iterator[Path]:
         fresh.unlink(missing_ok=True)
 
 
+def readable(text):
+    """Names that are not UTF-8 with their bytes escaped, as nothing else could be stored; anything else as it is."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace") if isinstance(text, str) else text
+
+
 def create_text(path: Path, text: str) -> bool:
     """Writes `text` to `path` in one move unless it exists; whether it did. Of several processes one does."""
     fresh = beside(path)
     try:
         fresh.write_text(text, encoding="utf-8")
-        os.link(fresh, path)
+        try:
+            os.link(fresh, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            with path.open("x", encoding="utf-8") as file:  # not in one move there
+                file.write(text)
         return True
     except FileExistsError:
         return False
@@ -53,6 +70,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises FileExistsError where `out` is in use.
     """
     check_unused(out)
+    remove_left_behind(out)
     fresh = beside(out)
     try:
         fresh.mkdir(parents=True)
@@ -73,14 +91,25 @@ def check_unused(out: Path) -> None:
 
 def beside(path: Path) -> Path:
     """A new hidden name in the same folder, of this process on this machine."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    return path.with_name(f"{_stem(path)}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def remove_left_behind(path: Path) -> None:
     """Removes what processes of this machine that are no more left beside `path`."""
-    for left in path.parent.glob(f".{path.name}.{socket.gethostname()}.*.tmp"):
-        if not _is_running(int(left.name.split(".")[-3])):
+    for left in path.parent.glob(f"{glob.escape(_stem(path))}.*.tmp"):
+        if _is_running(int(left.name.split(".")[-3])):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
             left.unlink(missing_ok=True)
+
+
+def _stem(path: Path) -> str:
+    """What the names beside `path` begin with: of a long name its digest, for names have 255 bytes at most."""
+    short = len(os.fsencode(path.name)) <= LONGEST_KEPT
+    name = path.name if short else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return f".{name}.{socket.gethostname()[:LONGEST_KEPT]}"
 
 
 def _is_beside(path: Path) -> bool:

@@ -63,9 +63,9 @@ def skip_list() -> str:
     return f"skipped_files.process{process}.txt" if process else "skipped_files.txt"
 
 
-def build_train_batches(config, skipped: SkipLog, start_step: int, share: BatchShare = ALONE) -> Generator[Batch]:
-    """A process's share of the training stream, from `start_step` on: one array a batch, (b, *example_shape)."""
-    source = open_data(config, "train", skipped)
+def build_train_batches(config, source: Source, start_step: int, share: BatchShare = ALONE) -> Generator[Batch]:
+    """A process's share of the training stream of a source that was opened to train, from `start_step` on: one array a
+    batch, (b, *example_shape)."""
     if jax.process_count() > 1:  # of a folder it asks for every file's size
         check_alike(f"what {config.data.source} holds to train", source.identity())
     return _train_batches(

@@ -1,5 +1,6 @@
 """Optimisers and learning-rate schedules; the codebook transform has its own of both."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,8 +30,8 @@ def make_schedule(kind: str, peak: float, steps: int, warmup_fraction: float) ->
         raise ValueError(f"a schedule's warm-up fraction is {warmup_fraction} but must lie in [0, 1).")
     if steps < 1:
         raise ValueError(f"steps is {steps} but must be at least 1.")
-    if not peak >= 0:  # nor NaN
-        raise ValueError(f"a learning rate is {peak} but must be at least 0.")
+    if not 0 <= peak < math.inf:  # nor NaN
+        raise ValueError(f"a learning rate is {peak} but must be at least 0, and finite.")
     warmup = int(steps * warmup_fraction)
     after = optax.constant_schedule(peak) if kind == "constant" else optax.cosine_decay_schedule(peak, steps - warmup)
     # From 1 / warmup rather than 0, so that the first step already moves.

@@ -18,6 +18,8 @@ from simvq_jax.files import replace_text
 from simvq_jax.store import is_remote
 
 HELD_OUT = "held_out.txt"  # which data are held out
+TRAINED_ON = "trained_on.txt"  # how many pictures or recordings are trained on
+OLD = "before."  # what the names of files begin with that are of weights that are no more
 LOCK = ".writer"  # held locked while a training writes to the folder; says who that is
 
 # Keys that may differ from those a run was started with, each said when it does. Only `steps` changes what a step
@@ -45,8 +47,10 @@ def check_run(config, workdir: Path) -> None:
         raise ValueError(
             f"{workdir} is a packed tokenizer, without what training goes on from: give another --workdir."
         )
-    begun = (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir())
-    if begun and path.exists():
+    begun = _is_begun(workdir)
+    if not begun:
+        _check_ours(workdir)
+    elif path.exists():
         started, now = cli.flatten(build.read_config(workdir)), cli.flatten(config)
         differing = [key for key in sorted({*started, *now}) if started.get(key) != now.get(key)]
         blocking = [key for key in differing if not _may_change(key, started.get(key), now.get(key))]
@@ -57,8 +61,26 @@ def check_run(config, workdir: Path) -> None:
             )
         for key in differing:
             logging.warning("%s: %s is now %r, was %r.", workdir, key, now.get(key), started.get(key))
-    elif begun:
+    else:
         raise ValueError(f"{workdir} holds checkpoints but no config.json: restore it, or give another --workdir.")
+
+
+def _is_begun(workdir: Path) -> bool:
+    return (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir())
+
+
+def _check_ours(workdir: Path) -> None:
+    """Of a folder without checkpoints: what would be overwritten is of a training that has not come to one."""
+    try:
+        if (workdir / "config.json").exists():
+            build.read_config(workdir)
+        elif (workdir / "metrics.jsonl").exists():
+            raise ValueError(f"{workdir / 'metrics.jsonl'} stands there without a config.json")
+    except ValueError as error:
+        raise ValueError(
+            f"{workdir} holds files of something else, which a training would overwrite ({error}): give another"
+            " --workdir."
+        ) from error
 
 
 def _may_change(key: str, before, now) -> bool:
@@ -68,14 +90,43 @@ def _may_change(key: str, before, now) -> bool:
 
 
 def claim_run(config, workdir: Path, start: int) -> None:
-    """Writes config.json, once nothing speaks against going on from step `start`."""
+    """Writes config.json, once nothing speaks against going on from step `start`, and sets figures aside of an
+    evaluation whose step is to be made anew."""
     if start > config.steps:
         raise ValueError(
             f"steps is {config.steps} but {workdir} is at step {start} already: give {start} or more, or another"
             " --workdir."
         )
     if is_first():
+        _set_evaluation_aside(workdir, start)
         replace_text(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def _set_evaluation_aside(workdir: Path, start: int) -> None:
+    path = workdir / "evaluation.json"
+    evaluation = build.read_evaluation(workdir)
+    anew = not _is_begun(workdir) or (build.evaluated_at(evaluation) or 0) > start
+    if evaluation and anew:
+        path.rename(path.with_name(f"{OLD}evaluation.json"))
+        logging.warning("%s is of weights that are trained anew: it is now %s%s.", path, OLD, path.name)
+
+
+def check_training_data(workdir: Path, items: int, start: int) -> None:
+    """Warns where the training data are not as many as the run began with: the order of the examples is another then.
+
+    items: pictures or recordings. start: as of `check_held_out`.
+    """
+    path = workdir / TRAINED_ON
+    began = path.read_text(encoding="utf-8").strip() if start > 0 and path.exists() else str(items)
+    if began != str(items):
+        logging.warning(
+            "%s has trained on %s items until now, and goes on with %d, in another order: not as without the stop.",
+            workdir,
+            began,
+            items,
+        )
+    if is_first():
+        replace_text(path, f"{items}\n")
 
 
 def check_held_out(workdir: Path, identity: str, start: int) -> None:

@@ -16,12 +16,12 @@ def is_remote(path) -> bool:
 
 
 def path_of(path) -> Path:
-    """A path, or what acts like one for an address in a bucket.
+    """A path, of which ~ is the home, or what acts like one for an address in a bucket.
 
     Raises ModuleNotFoundError with the extra's name if the package is missing, ValueError on half an address.
     """
     if not is_remote(path):
-        return Path(path)
+        return Path(path).expanduser()
     if not os.fspath(path).removeprefix(BUCKETS).strip("/").partition("/")[2]:
         raise ValueError(f"{path} names no folder of a bucket: write {BUCKETS}BUCKET/FOLDER.")
     try:

@@ -1,9 +1,8 @@
 """From pictures and recordings to records of their tokens."""
 
 import collections
-import os
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,10 +12,11 @@ from simvq_jax.api.sounds import SMALLEST, filled_size
 from simvq_jax.data.encoded import Item
 from simvq_jax.data.tokens import Record, token_dtype
 from simvq_jax.data.views import Views
+from simvq_jax.files import readable
 from simvq_jax.mesh import local_mesh, place_batch, replicated
+from simvq_jax.programs import ManyShapes
 from simvq_jax.step import as_float
 
-KEPT_PROGRAMS = 16
 LONGEST_FULL = 8  # times SMALLEST tokens: recordings up to there fill a batch
 
 
@@ -43,8 +43,7 @@ class RecordMaker:
         def encode(variables, x, *lengths):
             return autoencoder.apply(variables, as_float(x), *lengths, method="encode")[1]
 
-        self._encode: Any = jax.jit(encode)
-        self._shapes: set[tuple[int, ...]] = set()  # that programs are there for
+        self._encode = ManyShapes(encode)
 
     def records(self, items: Iterable[Item | None]) -> list[Record]:
         """Records in the order of the items and their views; none of an item that is None."""
@@ -63,7 +62,7 @@ class RecordMaker:
         return [found[place] for place in sorted(found)]
 
     def _pieces(self, item: Item) -> list[Piece]:
-        about = {name: _readable(item[name]) for name in ("key", "label")}
+        about = {name: readable(item[name]) for name in ("key", "label")}
         if self._views is None:
             sound = item["audio"]
             size = filled_size(len(sound), SMALLEST * self._hop)
@@ -73,10 +72,6 @@ class RecordMaker:
 
     def _encoded(self, pieces: dict[int, Piece]) -> dict[int, Record]:
         arrays = np.stack([piece.array for piece in pieces.values()])
-        self._shapes.add(arrays.shape[1:])
-        if len(self._shapes) > KEPT_PROGRAMS:  # of pictures of all sizes each has its own
-            self._encode.clear_cache()
-            self._shapes = {arrays.shape[1:]}
         blanks = self._rows(arrays[0]) - len(arrays)
         batch = {"x": np.pad(arrays, [(0, blanks), *[(0, 0)] * (arrays.ndim - 1)])}
         if self._views is None:
@@ -100,8 +95,3 @@ class RecordMaker:
     def _token_count(self, piece: Piece) -> int | None:
         """Of a recording; None for pictures, whose tokens all count."""
         return -(-piece.about["samples"] // self._hop) if self._views is None else None
-
-
-def _readable(text):
-    """Names that are not UTF-8 with their bytes escaped, as nothing else could be stored; anything else as it is."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace") if isinstance(text, str) else text

@@ -16,10 +16,10 @@ from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.evaluate import evaluate_run, print_and_save
 from simvq_jax.health import rank_figures
-from simvq_jax.inputs import build_train_batches, skip_list
+from simvq_jax.inputs import build_train_batches, open_data, skip_list
 from simvq_jax.mesh import batch_share, check_batch, check_codebook, jit_step, make_mesh, place_batch, place_whole
 from simvq_jax.observer import Observer
-from simvq_jax.run_folder import check_held_out, check_run, claim_run, sole_writer
+from simvq_jax.run_folder import check_held_out, check_run, check_training_data, claim_run, sole_writer
 from simvq_jax.start import initial_state
 from simvq_jax.state import TrainState
 from simvq_jax.stopping import Stopped, StopRequest
@@ -89,7 +89,9 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
         contextlib.ExitStack() as ends,
     ):
         skipped = SkipLog(stage.folder / skip_list())
-        batches = ends.enter_context(contextlib.closing(build_train_batches(config, skipped, start, batch_share(mesh))))
+        source = open_data(config, "train", skipped)
+        check_training_data(stage.target, len(source), start)
+        batches = ends.enter_context(contextlib.closing(build_train_batches(config, source, start, batch_share(mesh))))
         owed = _evaluates(config, start) and (start == 0 or not _evaluated(stage.folder, start))
 
         def save():

@@ -157,6 +157,7 @@ def test_sides_that_are_no_multiples_are_refused(tokenizer, method):
     [
         (np.zeros((1, 8, 8, 3), np.int32), "images are int32 but must be uint8, or floats"),
         (np.full((1, 8, 8, 3), np.nan, np.float32), "images have values that are not finite"),
+        (np.full((1, 8, 8, 3), 255, np.float32), r"images have values up to 255 but floats must lie in \[-1, 1\]"),
         (np.zeros((1, 8, 8, 3), bool), "images are bool but must be uint8, or floats"),
         (np.zeros((8, 8, 3), np.uint8), r"images have shape \(8, 8, 3\) but must be"),
         (np.zeros((1, 8, 8, 4), np.uint8), r"images have shape \(1, 8, 8, 4\) but must be"),

@@ -101,10 +101,14 @@ def test_all_damaged_is_an_error(run):
 
 
 def test_an_architecture_that_does_not_fit_is_no_silent_restart(run):
-    """Past the check of the config, shapes that differ are caught on restore."""
+    """Past the check of the config, shapes that differ are caught on restore, and are no damage."""
     (run / "config.json").write_text((run / "config.json").read_text().replace('"dim": 4', '"dim": 6'))
-    with pytest.raises(CheckpointError, match="are damaged"):
+    sentence = (
+        r"checkpoint 4 of .* is not of its config\.json: its \S+ is \([\d, ]*4[\d, ]*\), by the config \([\d, ]*6"
+    )
+    with pytest.raises(CheckpointError, match=sentence):
         api.load(run)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["2", "4"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int32", "uint8", "bfloat16", "bool"])

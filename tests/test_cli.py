@@ -1,5 +1,6 @@
 """Mistakes on a command line: one sentence that names the mend, exit code 2, no traceback."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ def main(config, workdir, stop_at):
     print("ran", config.steps, config.model.multipliers, config.data.flip, config.quantizer.kind, workdir, stop_at)
     if stop_at == 13:
         raise ValueError("stop_at is 13:\\ngive another.")
+    if stop_at == 15:
+        open("/no/such/folder/file", "w")
     if stop_at == 14:
         raise KeyError("a fault of ours")
 helps = {"workdir": "run folder", "stop_at": "last step"}
@@ -181,6 +184,7 @@ def test_fail_prints_one_line_and_leaves_with_two(capsys):
         ([QUICKSTART, "--workdir=x", "now"], "'now' is no flag: write --name=value."),
         ([QUICKSTART, "--workdir=x", "--config.step=1"], "config key 'step' does not exist; did you mean steps?"),
         ([QUICKSTART, "--workdir=x", "--stop_at=13"], "stop_at is 13: give another."),
+        ([QUICKSTART, "--workdir=x", "--stop_at=15"], "/no/such/folder/file: No such file or directory: look at that"),
     ],
 )
 def test_a_mistake_exits_with_two_and_one_line(script, arguments, sentence):
@@ -194,6 +198,21 @@ def test_right_arguments_reach_main(script, tmp_path):
     overrides = ["--config.steps", "7", "--config.model.multipliers=1,3", "--config.data.flip=false"]
     done = run(script, "--config", "configs/quickstart.py:vq", "--workdir", "r", *overrides, folder=tmp_path)
     assert done.stderr == "" and done.stdout == "ran 7 (1, 3) False vq r 0\n"
+
+
+def test_what_the_system_refuses_is_said_with_the_place_and_what_to_do():
+    full = OSError(errno.ENOSPC, "No space left on device", "/runs/a/.evaluation.json.vm.12.ab.tmp")
+    assert cli._sentence(full) == "/runs/a: No space left on device: free some space there, or give another place."
+    assert cli._sentence(OSError(errno.EIO, "Input/output error")) == "Input/output error: look at that path."
+    assert cli._sentence(FileNotFoundError("x is no file: give one.")) == "x is no file: give one."
+
+
+def test_a_tilde_is_the_home_wherever_a_path_is_given(script, monkeypatch):
+    monkeypatch.setenv("HOME", "/homes/me")
+    assert cli._at_home("~/a,~/b,c~d") == "/homes/me/a,/homes/me/b,c~d" and cli._at_home(3) == 3
+    path = cli._check_config(["script", QUICKSTART, "--config.losses.lpips_vgg=~/vgg.pth"])[-1]
+    assert path == "--config.losses.lpips_vgg=/homes/me/vgg.pth"
+    assert " /homes/me/runs " in run(script, QUICKSTART, "--workdir=~/runs").stdout
 
 
 def test_our_own_faults_keep_their_traceback(script):

@@ -1,6 +1,7 @@
 """Evaluation of a run: global counts, honest means, and what evaluation.json holds."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -247,6 +248,16 @@ def test_all_of_a_folder_can_be_evaluated_not_only_what_is_held_out(run, tmp_pat
         evaluate.evaluate_run(run, f"folder:{tmp_path}", split="test")
     with pytest.raises(ValueError, match=r"none of the 6 crops of folder:.*, split eval, can be read"):
         evaluate.evaluate_run(run, f"folder:{tmp_path}", reading={"max_pixels": 100})
+
+
+def test_figures_are_printed_where_they_cannot_be_saved(run, result, capsys):
+    with pytest.raises(FileNotFoundError):
+        evaluate.print_and_save(run / "no/such/folder", "photos", result)
+    assert "eval/psnr" in capsys.readouterr().out
+
+
+def test_a_recording_s_name_that_is_not_utf_8_has_its_bytes_escaped():
+    assert evaluate._table({os.fsdecode(b"a\xff.wav"): {"psnr": 1.0}}) == "file,psnr\na\\xff.wav,1\n"
 
 
 def test_without_data_the_run_s_own_is_named(run, result):

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import simvq_jax
-from simvq_jax import reconstruct
+from simvq_jax import programs, reconstruct, token_records
 from simvq_jax.data.tokens import msgpack_restore, summary_path, token_dtype
 from simvq_jax.data.views import Views
 from simvq_jax.extract_tokens import Share, extract_run, extract_tokens
@@ -212,14 +212,12 @@ def test_nothing_readable_is_an_error(tokenizer, tmp_path):
 
 
 @pytest.mark.slow
-def test_pictures_of_all_sizes_do_not_pile_up_programs(tokenizer, folder, tmp_path, monkeypatch):
-    from simvq_jax import token_records
-
-    monkeypatch.setattr(token_records, "KEPT_PROGRAMS", 2)
+def test_pictures_of_all_sizes_do_not_pile_up_programs(tokenizer, monkeypatch):
+    monkeypatch.setattr(programs, "KEPT", 2)
     maker = token_records.RecordMaker(tokenizer, views("whole"), 4)
     items = [{"image": np.zeros((4 * n, 8, 3), np.uint8), "key": str(n), "label": None} for n in range(1, 6)]
     assert [record["tokens"].shape for record in maker.records(items)] == [(n, 2) for n in range(1, 6)]
-    assert maker._encode._cache_size() <= 2
+    assert maker._encode._function._cache_size() <= 2
 
 
 @pytest.mark.parametrize("key", ["", "../out", "/etc/out", 5])

@@ -1,5 +1,6 @@
 """A file is replaced whole or not at all."""
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -79,6 +80,33 @@ def test_what_killed_processes_left_is_no_use_of_a_folder_and_is_removed(tmp_pat
     path.write_text("whole")
     with pytest.raises(FileExistsError, match="is in use"):
         check_unused(tmp_path)
+
+
+def test_a_folder_that_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    left = tmp_path / f".out.{files.socket.gethostname()}.999999999.0123.tmp"
+    (left / "deep").mkdir(parents=True)
+    with new_folder(tmp_path / "out"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["a" * 250, "\u5b57" * 80, "[a]*?" * 40])
+def test_long_and_odd_names_can_be_written(tmp_path, name):
+    path = tmp_path / name
+    dead = tmp_path / f"{files._stem(path)}.999999999.0123.tmp"
+    dead.write_text("half")
+    remove_left_behind(path)
+    replace_text(path, "whole")
+    assert not create_text(path, "another") and [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_file_system_without_links_has_new_files_too(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(files.os, "link", refused)
+    assert create_text(tmp_path / "a", "first") and not create_text(tmp_path / "a", "second")
+    assert (tmp_path / "a").read_text() == "first" and [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_place_where_nothing_can_be_made_is_named(tmp_path):

@@ -17,6 +17,7 @@ LAYERS = [
     ("simvq_jax.store", set()),
     ("simvq_jax.files", {"store"}),
     ("simvq_jax.progress", set()),
+    ("simvq_jax.programs", set()),
     ("simvq_jax.cli", set()),
     ("simvq_jax.accelerators", set()),
     ("simvq_jax.versions", set()),

@@ -9,7 +9,7 @@ from tiny_sound import tiny_sound_config
 from simvq_jax import build, start
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
-from simvq_jax.inputs import build_train_batches, first_examples
+from simvq_jax.inputs import build_train_batches, first_examples, open_data
 from simvq_jax.mesh import make_mesh
 from simvq_jax.start import initial_state
 from simvq_jax.state import inference_variables
@@ -88,5 +88,5 @@ def test_codes_that_match_moments_alone_look_at_one_batch(tmp_path, monkeypatch)
 
 def test_first_examples_are_those_of_training():
     config = tiny_config(**SMALL, batch_size=8)
-    (batch,) = next(build_train_batches(config, SkipLog(None), 1)).values()
+    (batch,) = next(build_train_batches(config, open_data(config, "train", SkipLog(None)), 1)).values()
     np.testing.assert_array_equal(first_examples(config, 13)[8:], batch[:5])

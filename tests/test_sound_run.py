@@ -285,6 +285,7 @@ def test_an_encoder_that_looks_ahead_cannot_stream():
         (sound((1, 0)), {}, "neither of them 0"),
         (np.zeros((1, 10), np.int16), {}, "int16 but must be floats"),
         (np.full((1, 10), np.nan, np.float32), {}, "not finite"),
+        (np.full((1, 10), 3e4, np.float32), {}, r"a peak of 30000 but floats must lie in \[-1, 1\]"),
         (sound((1, 10)), {"sample_rate": 44_100}, "44100 samples a second but this tokenizer was trained at 8000"),
         (sound((2, 10)), {"lengths": [10, 11]}, r"lie in \[10, 11\] but must lie in \[1, 10\]"),
         (sound((2, 10)), {"lengths": [10]}, r"must be whole numbers \(2,\)"),

@@ -21,6 +21,7 @@ from simvq_jax.experiment import Run, is_finished, planned_runs
 
 ROOT = Path(__file__).parents[1]
 OF_ONE_SIZE = ("headline", "largest")  # studies
+WRONG_NAMES = ("", ".", "../a", "/a", "a//b", "a/", "a/../b")
 spec = importlib.util.spec_from_file_location("sweep", ROOT / "launch/sweep.py")
 sweep = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sweep)
@@ -223,6 +224,14 @@ def test_a_folder_with_a_run_of_another_config_is_no_finished_run(experiment, tm
         (["def sweep(add):", "    pass"], "adds no run"),
         (["def sweep(add):", "    add('a', {'quantizer.size': 3})"], r"unknown keys \(quantizer.size\)"),
         (["def sweep(add):", "    add('a', {})", "    add('a', {})"], "several runs named a"),
+        (
+            ["def sweep(add):", "    add('a', {'steps': 'abc'})"],
+            "has steps = 'abc' but it is a whole number, by default",
+        ),
+        (["def sweep(add):", "    add('a', {'data.crop_scale': 0.5})"], r"has data.crop_scale = 0.5 but it is a tuple"),
+        (["def sweep(add):", "    1 / 0"], r"sweep\(add\) of .* fails \(ZeroDivisionError: division by zero\)"),
+        *((["def sweep(add):", f"    add({name!r}, {{}})"], "name a folder in the sweep's") for name in WRONG_NAMES),
+        (["def sweep(add):", "    add('a', {})", "    add('a/b', {})"], "'a/b' in the folder of the run 'a'"),
     ],
 )
 def test_a_file_that_plans_no_sweep(experiment, body, sentence):

@@ -204,9 +204,9 @@ def test_going_without_lpips_is_said_once(tmp_path, caplog):
 def poisoned(original, steps):
     """The training stream with NaN pictures at some steps."""
 
-    def batches(config, skipped, start, share):
+    def batches(config, source, start, share):
         def stream():
-            for step, batch in enumerate(original(config, skipped, start, share), start=start):
+            for step, batch in enumerate(original(config, source, start, share), start=start):
                 image = batch["image"].astype(np.float32) / 127.5 - 1
                 yield {"image": np.full_like(image, np.nan) if step in steps else image}
 

@@ -10,7 +10,10 @@ import numpy as np
 from simvq_jax.api.base import Tokenizer
 from simvq_jax.build import pixels_a_token
 from simvq_jax.models.tokenizer import Autoencoder
+from simvq_jax.programs import ManyShapes
 from simvq_jax.step import as_float
+
+BRIGHTEST = 8.0  # of floats: beyond it are levels up to 255, or no pictures
 
 
 class ImageTokenizer(Tokenizer):
@@ -23,15 +26,17 @@ class ImageTokenizer(Tokenizer):
     def __init__(self, autoencoder: Autoencoder, variables: Any, config: ml_collections.ConfigDict, step: int):
         super().__init__(autoencoder, variables, config, step)
         self.factor = pixels_a_token(config)
-        self._encode = jax.jit(lambda variables, x: autoencoder.apply(variables, as_float(x), method="encode"))
-        self._decode = jax.jit(lambda variables, indices: autoencoder.apply(variables, indices, method="decode"))
+        self._encode = ManyShapes(lambda variables, x: autoencoder.apply(variables, as_float(x), method="encode"))
+        self._decode = ManyShapes(lambda variables, indices: autoencoder.apply(variables, indices, method="decode"))
+        self._cut = ManyShapes(lambda _, decoded, x: decoded[:, : x.shape[1], : x.shape[2]])
 
     def latents(self, x) -> jax.Array:
         """Encoder output: (b, h / f, w / f, d)."""
         return self._encode(self.variables, self._checked(x))[0]
 
     def encode(self, x) -> jax.Array:
-        """Indices: int32 (b, h / f, w / f). Raises ValueError unless sides are multiples of f, and floats finite."""
+        """Indices: int32 (b, h / f, w / f). Raises ValueError unless sides are multiples of f, and floats finite
+        and about in [-1, 1]."""
         return self._encode(self.variables, self._checked(x))[1]
 
     def decode(self, indices) -> jax.Array:
@@ -50,7 +55,7 @@ class ImageTokenizer(Tokenizer):
         x = _image_array(x)
         height, width = x.shape[1:3]
         padding = ((0, 0), (0, -height % self.factor), (0, -width % self.factor), (0, 0))
-        return self.decode(self.encode(np.pad(x, padding, mode="edge")))[:, :height, :width]
+        return self._cut(None, self.decode(self.encode(np.pad(x, padding, mode="edge"))), x)
 
     def _checked(self, x):
         x = _image_array(x)
@@ -69,7 +74,12 @@ def _image_array(x):
         raise ValueError(f"images have shape {x.shape} but must be (batch, height, width, 3), none of them 0.")
     if x.dtype != np.uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"images are {x.dtype} but must be uint8, or floats in [-1, 1].")
-    numbers = jnp if isinstance(x, jax.Array) else np  # each where it lies
-    if x.dtype != np.uint8 and not isinstance(x, jax.core.Tracer) and not numbers.isfinite(x).all():
-        raise ValueError("images have values that are not finite: mend or remove them.")
+    if x.dtype != np.uint8 and not isinstance(x, jax.core.Tracer):
+        peak = float(abs(x).max())  # where it lies; of NaN itself
+        if not np.isfinite(peak):
+            raise ValueError("images have values that are not finite: mend or remove them.")
+        if peak > BRIGHTEST:
+            raise ValueError(
+                f"images have values up to {peak:g} but floats must lie in [-1, 1]: give uint8, or x / 127.5 - 1."
+            )
     return x

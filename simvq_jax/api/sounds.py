@@ -10,7 +10,9 @@ import numpy as np
 from simvq_jax.api.base import Tokenizer
 from simvq_jax.api.stream import TokenStream
 from simvq_jax.build import samples_a_token
+from simvq_jax.data.sounds import LOUDEST
 from simvq_jax.models.tokenizer import SoundAutoencoder
+from simvq_jax.programs import ManyShapes
 
 NO_TOKEN = -1  # behind an item's last token
 SMALLEST = 64  # tokens that a program is compiled for; others are for 2, 4, 8, ... times as many
@@ -31,8 +33,8 @@ class SoundTokenizer(Tokenizer):
     def __init__(self, autoencoder: SoundAutoencoder, variables: Any, config: ml_collections.ConfigDict, step: int):
         super().__init__(autoencoder, variables, config, step)
         self.hop, self.sample_rate = samples_a_token(config), config.data.sample_rate
-        self._encode = jax.jit(lambda variables, x, n: autoencoder.apply(variables, x, n, method="encode"))
-        self._decode = jax.jit(lambda variables, i, n: autoencoder.apply(variables, i, n, method="decode"))
+        self._encode = ManyShapes(lambda variables, x, n: autoencoder.apply(variables, x, n, method="encode"))
+        self._decode = ManyShapes(lambda variables, i, n: autoencoder.apply(variables, i, n, method="decode"))
 
     def latents(self, x, lengths=None, *, sample_rate: int | None = None) -> jax.Array:
         """Encoder output: (b, tokens, d), 0 where an item has no token. Arguments as of `encode`."""
@@ -102,8 +104,11 @@ class SoundTokenizer(Tokenizer):
             raise ValueError(f"sound has shape {x.shape} but must be (batch, samples), neither of them 0.")
         if not np.issubdtype(x.dtype, np.floating):
             raise ValueError(f"sound is {x.dtype} but must be floats in [-1, 1].")
-        if not np.isfinite(x).all():
+        peak = float(np.abs(x).max())  # of NaN itself
+        if not np.isfinite(peak):
             raise ValueError("sound has samples that are not finite: mend or remove them.")
+        if peak > LOUDEST:
+            raise ValueError(f"sound has a peak of {peak:g} but floats must lie in [-1, 1]: divide integers by 32,768.")
         lengths = np.full((len(x),), x.shape[1]) if lengths is None else np.asarray(lengths)
         if lengths.shape != (len(x),) or not np.issubdtype(lengths.dtype, np.integer):
             raise ValueError(f"lengths are {lengths.dtype} {lengths.shape} but must be whole numbers ({len(x)},).")

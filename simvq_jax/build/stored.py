@@ -19,13 +19,15 @@ def read_config(run: Path) -> ml_collections.ConfigDict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {run} is no run folder; give one that training wrote.")
     try:
-        stored = cli.flatten(json.loads(path.read_text(encoding="utf-8")))
+        stored = cli.flatten(_read_object(path))
     except ValueError as error:
         raise ValueError(f"{path} is no readable JSON ({error}): restore it, or train into a new folder.") from error
     config = cli.default_config()
-    unknown = sorted(stored.keys() - cli.flatten(config).keys())
+    known = cli.flatten(config)
+    unknown = sorted(stored.keys() - known.keys())
     if unknown:
         raise ValueError(f"{path} has keys that this version does not know ({', '.join(unknown)}): use the older one.")
+    cli.check_types(stored, known, f"{path}")
     config.update_from_flattened_dict(stored)
     return config
 
@@ -35,11 +37,18 @@ def read_evaluation(run: Path, step: int | None = None) -> dict[str, Any]:
 
     step: of the run's weights; None = whatever they are. Raises ValueError where other weights were evaluated.
     """
-    evaluation = _read_json(run / "evaluation.json")
+    path = run / "evaluation.json"
+    try:
+        evaluation = _read_object(path) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no readable JSON ({error}): run python -m simvq_jax.evaluate --run={run} again."
+        ) from error
     if step is not None and evaluated_at(evaluation) not in (None, step):
         raise ValueError(
             f"{run} was evaluated at step {evaluated_at(evaluation)} but is at step {step}: run python -m"
-            f" simvq_jax.evaluate --run={run} again."
+            f" simvq_jax.evaluate --run={run} again; where it finds checkpoint {step} damaged, first python -m"
+            f" simvq_jax.train --workdir={run}, which makes it anew."
         )
     return evaluation
 
@@ -51,8 +60,12 @@ def evaluated_at(evaluation: dict[str, Any]) -> int | None:
 
 def read_conversion(run: Path) -> dict[str, Any]:
     """What `convert` wrote of the file that it read; {} where a run was not converted."""
-    return _read_json(run / "conversion.json")
+    path = run / "conversion.json"
+    return _read_object(path) if path.is_file() else {}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _read_object(path: Path) -> dict[str, Any]:
+    read = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(read, dict):
+        raise ValueError(f"it holds a {type(read).__name__}, not an object")
+    return read

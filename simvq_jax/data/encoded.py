@@ -71,8 +71,15 @@ class SkipLog:
             self.reasons[key] = " ".join(reason.split())
             logging.warning("Skipped %s: %s", key, reason)
             if self.path is not None and key not in self._listed:
-                with self.path.open("a", encoding="utf-8", errors="surrogateescape") as file:
-                    file.write(f"{key}\t{self.reasons[key]}\n")
+                self._list(self.path, key)
+
+    def _list(self, path: Path, key: str) -> None:
+        try:
+            with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(f"{key}\t{self.reasons[key]}\n")
+        except OSError as error:  # the work itself can go on
+            logging.warning("%s cannot be written (%s): what is skipped is said here alone.", path, error.strerror)
+            self.path = None
 
 
 def _listed_keys(path: Path | None) -> set[str]:

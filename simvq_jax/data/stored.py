@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from simvq_jax.data.encoded import SkipLog
 from simvq_jax.data.files import Unreadable
 from simvq_jax.data.kinds import Kind
+from simvq_jax.files import readable
 
 Files = Iterable[tuple[str, Path | bytes]]  # (key, a file or its bytes)
 
@@ -49,7 +50,8 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
                 self._skipped.record(key, str(error))
                 continue
             stored += 1
-            yield key, {self._kind.feature: file.read_bytes() if isinstance(file, Path) else file, "key": key}
+            name = readable(key)
+            yield name, {self._kind.feature: file.read_bytes() if isinstance(file, Path) else file, "key": name}
         if not stored:
             raise ValueError(f"No {self._kind.noun} of the {split} split can be read, of {seen}; replace them.")
 

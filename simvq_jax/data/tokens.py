@@ -40,7 +40,7 @@ class TokenSource:
     def __init__(self, folder: str | Path):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         self.manifest = read_manifest(folder)
         if self.manifest["format"] != INDEXED:
             raise ValueError(

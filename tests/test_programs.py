@@ -1,0 +1,16 @@
+"""Programs of many shapes do not pile up, and give the same."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from simvq_jax import programs
+
+
+def test_no_more_programs_are_kept_than_said(monkeypatch):
+    monkeypatch.setattr(programs, "KEPT", 3)
+    double = programs.ManyShapes(lambda by, x, y: by * x + jnp.sum(y))
+    counts = []
+    for n in [1, 2, 3, 1, 4, 4, 5, 1]:
+        np.testing.assert_array_equal(double(2.0, np.ones(n, np.float32), np.ones((2, n), np.float32)), 2.0 + 2 * n)
+        counts.append(double._function._cache_size())
+    assert counts == [1, 2, 3, 3, 1, 1, 2, 3]
