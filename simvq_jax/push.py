@@ -48,7 +48,7 @@ def pack(run: Path, out: Path, name: str, license: str = "") -> None:
     name: OWNER/NAME, for the card. license: of the weights, as the hub spells it; "" states none.
 
     Paths of this machine in the config and the figures lose their folders. Raises FileExistsError where `out` is in
-    use, ValueError on a name or a licence that the hub would not take.
+    use, ValueError on a name or a licence that the hub would not take, and on figures of other weights.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"--to={name} is no repository's name: write OWNER/NAME.")
@@ -56,6 +56,11 @@ def pack(run: Path, out: Path, name: str, license: str = "") -> None:
         raise ValueError(f"--license={license!r} is no licence as the hub spells it: write one as apache-2.0.")
     tokenizer = load(run)
     figures, origin = read_evaluation(run, tokenizer.step), read_conversion(run)
+    evaluated = figures.get("provenance", {}).get("model_sha256")
+    if evaluated not in (None, tokenizer.fingerprint(decoder=True)):
+        raise ValueError(
+            f"{run} was evaluated with other weights of that step: run python -m simvq_jax.evaluate --run={run} again."
+        )
     if figures:
         figures["data"] = _without_folders(figures["data"])
     with new_folder(out) as fresh:

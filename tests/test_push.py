@@ -71,6 +71,10 @@ def test_figures_of_other_weights_are_not_published(evaluated, tmp_path):
     (run / "evaluation.json").write_text(json.dumps(figures | {"provenance": {"step": 2}}))
     with pytest.raises(ValueError, match=r"was evaluated at step 2 but is at step 4: run .*evaluate.* again"):
         push.pack(run, tmp_path / "out", "me/tiny")
+    (run / "evaluation.json").write_text(json.dumps(figures | {"provenance": {"step": 4, "model_sha256": "ab"}}))
+    with pytest.raises(ValueError, match=r"was evaluated with other weights of that step: run .*evaluate.* again"):
+        push.pack(run, tmp_path / "out", "me/tiny")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_converted_tokenizer_names_its_source(evaluated, tmp_path):
