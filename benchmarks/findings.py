@@ -54,19 +54,22 @@ NAMES = {
 
 
 def more_codes(runs: list[Run]) -> str:
-    """Says of methods with several seeds whether PSNR rises with K beyond their spread; "" where there are none."""
-    rises: dict[tuple[int, int], dict[str, list[str]]] = {}
+    """Says of each method whether PSNR rises with K: beyond the spread of its seeds, or of single runs by more than
+    like runs differ."""
+    said: dict[tuple[int, int, str], dict[str, list[str]]] = {}
     for (method,), of in sorted(grouped(runs, lambda run: (method_of(run),)).items()):
         by_k: dict[int, list[float]] = {}
         for run in of:
             by_k.setdefault(run["codebook_size"], []).append(run["figures"]["eval/psnr"])
-        seeded = sorted((k, values) for k, values in by_k.items() if len(values) > 1)
-        for (k, before), (more, after) in itertools.pairwise(seeded):
-            pair = rises.setdefault((k, more), {"rises": [], "does not rise": []})
-            pair["rises" if min(after) > max(before) else "does not rise"].append(method)
+        for (k, before), (more, after) in itertools.pairwise(sorted(by_k.items())):
+            seeded = min(len(before), len(after)) > 1
+            ground = "beyond the spread of the seeds" if seeded else "by more than like runs differ"
+            rises = min(after) > max(before) + (0 if seeded else DECIBELS)
+            verbs = said.setdefault((k, more, ground), {"rises": [], "does not rise": []})
+            verbs["rises" if rises else "does not rise"].append(method)
     return " ".join(
-        f"From K = {k:,} to {more:,}, PSNR {verb} beyond the spread of the seeds for {', '.join(methods)}."
-        for (k, more), which in sorted(rises.items())
+        f"From K = {k:,} to {more:,}, PSNR {verb} {ground} for {', '.join(methods)}."
+        for (k, more, ground), which in sorted(said.items())
         for verb, methods in which.items()
         if methods
     )

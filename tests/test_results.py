@@ -55,5 +55,20 @@ def test_of_three_seeds_their_own_spread_says_what_is_clearly_more():
     assert not findings._clearly_more([2.1, 9.0, 9.0], [2.0, 2.1, 2.2], bar)
 
 
+def test_psnr_rises_with_k_beyond_the_seeds_spread_or_of_single_runs_beyond_like_runs():
+    def made(method, k, *values):
+        rows = [{"run": f"{method}_{k}_seed{i}", "codebook_size": k} for i in range(len(values))]
+        return [row | {"figures": {"eval/psnr": value}} for row, value in zip(rows, values, strict=True)]
+
+    seeded = [*made("vq", 8, 20.0, 20.5), *made("vq", 16, 20.4, 22.0), *made("vq", 32, 22.1, 22.2)]
+    single = [*made("fsq", 8, 20.0), *made("fsq", 16, 21.1), *made("fsq", 32, 22.4)]
+    assert findings.more_codes([*seeded, *single]) == (
+        "From K = 8 to 16, PSNR does not rise beyond the spread of the seeds for vq."
+        " From K = 8 to 16, PSNR does not rise by more than like runs differ for fsq."
+        " From K = 16 to 32, PSNR rises beyond the spread of the seeds for vq."
+        " From K = 16 to 32, PSNR rises by more than like runs differ for fsq."
+    )
+
+
 def test_counts_are_recorded_whole_and_fractions_to_five_digits():
     assert record._rounded(262_144.0) == 262_144 and record._rounded(0.1234567) == 0.12346
