@@ -46,11 +46,17 @@ def compare(runs: list[Path], names: Sequence[str] = ()) -> str:
             row["K"],
             *[form.format(row[key]) if key in row else "-" for key, _, form in columns],
         ]
-        for name, row in zip(names or [run.name for run in runs], figures, strict=True)
+        for name, row in zip(names or _names(runs), figures, strict=True)
     ]
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+
+
+def _names(runs: list[Path]) -> list[str]:
+    """Of the folders; of several alike as they were given."""
+    names = [run.name or run.resolve().name for run in runs]
+    return [name if names.count(name) == 1 else f"{run}" for name, run in zip(names, runs, strict=True)]
 
 
 def _figures(run: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from simvq_jax import agreement, build, cli, cluster
+from simvq_jax.api.hub import folder_of
 from simvq_jax.drawing import charts, curves, page
 from simvq_jax.drawing.axes import number
 from simvq_jax.drawing.curves import SPECTRUM, Metrics, read_metrics
@@ -22,7 +23,6 @@ from simvq_jax.files import replace_text
 from simvq_jax.health import CollapseWatch
 from simvq_jax.inputs import READING, READING_HELP, reading_from
 from simvq_jax.scoring import Evaluation
-from simvq_jax.store import path_of
 
 SKIPPED_SHOWN = 50
 SOUNDS_SHOWN = 8
@@ -208,7 +208,7 @@ def main(run: str, data: str, **rest) -> None:
     What an evaluation of the same that stands there has beside, as of weight files that it was given, is kept. rest:
     the flags of `inputs.READING` and `cluster.FLAGS`.
     """
-    folder = path_of(run)
+    folder = folder_of(run)
     _logged(folder)  # a wrong folder fails here, in a moment, not after a long evaluation
     config, known = build.read_config(folder), build.read_evaluation(folder)
     job = cluster.taken_from(rest)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +108,12 @@ def test_a_converted_run_has_no_figures_of_training(runs):
     (runs[1] / "metrics.jsonl").unlink()
     header, _, *rows = cells(compare.compare(runs))
     assert rows[1][header.index("in use, last 262,144")] == "-" and rows[1][header.index("PSNR (dB)")] == "21.46"
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert compare._names([Path("a/x"), Path("b/x"), Path("b/y")]) == ["a/x", "b/x", "y"]
+    assert compare._names([Path()]) == [tmp_path.name]
 
 
 def test_the_command_takes_runs_with_commas(runs, capsys):

@@ -1,6 +1,7 @@
 """Quantizers: linen modules with one contract (see base.py)."""
 
-from simvq_jax.quantize.base import Affine, Quantized, Quantizer
+from simvq_jax.quantize.affine import Affine
+from simvq_jax.quantize.base import Quantized, Quantizer
 from simvq_jax.quantize.compound import ProductQuantizer, ResidualQuantizer
 from simvq_jax.quantize.moments import MomentVQ
 from simvq_jax.quantize.scalar import FSQ, LFQ

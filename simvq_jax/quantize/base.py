@@ -1,4 +1,4 @@
-"""What every quantizer shares: the contract, the result, the losses and the statistics of use.
+"""What every quantizer shares: the contract, the result and the statistics of use.
 
 Arrays: z: (..., d) tokens, indices: int32 (...), codebook: (K, d), mask: bool (...), True = count.
 """
@@ -11,7 +11,6 @@ import numpy as np
 
 from simvq_jax.search import check_axes
 
-HIGHEST = jax.lax.Precision.HIGHEST
 USAGE_WINDOW = 262_144  # tokens over which training utilization and perplexity are stated
 LEAST_USAGE = 4  # tokens a code over which usage is counted, at least: of fewer, even use looks uneven by chance
 NEVER = 2**30  # age of a code that was never selected; those of others stop before it
@@ -29,75 +28,6 @@ class Quantized:
     indices: jax.Array
     losses: dict[str, jax.Array]
     loss: jax.Array
-
-
-class Affine(nn.Module):
-    """x -> x W + b, with parameters that exist before the first call, so that a search can read them.
-
-    Initialised as torch.nn.Linear: U(-1/sqrt(in), 1/sqrt(in)) for both.
-    """
-
-    in_features: int
-    out_features: int
-    use_bias: bool = True
-
-    def setup(self):
-        bound = self.in_features**-0.5
-
-        def uniform(key, shape):
-            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-        self.param("kernel", uniform, (self.in_features, self.out_features))
-        if self.use_bias:
-            self.param("bias", uniform, (self.out_features,))
-
-    def weights(self):
-        """W: (in_features, out_features), and b: (out_features,) or None."""
-        read = self.get_variable
-        return read("params", "kernel"), read("params", "bias") if self.use_bias else None
-
-    def start_at(self, kernel, bias) -> None:
-        """Replaces what the parameters start from, during `init`."""
-        self.put_variable("params", "kernel", kernel)
-        if self.use_bias:
-            self.put_variable("params", "bias", bias)
-
-    def __call__(self, x):
-        """x: (..., in_features) -> (..., out_features), float32."""
-        return apply_transform(x, self.weights())
-
-
-def apply_transform(rows, transform):
-    """rows W + b: (..., d_basis) -> float32 (..., d); transform: (W, b or None), or None."""
-    if transform is None:
-        return rows.astype(jnp.float32)
-    weight, bias = transform
-    q = jnp.dot(rows.astype(jnp.float32), weight, precision=HIGHEST)
-    return q if bias is None else q + jnp.broadcast_to(bias, q.shape)
-
-
-def mean_square(difference, weight):
-    """Mean over the elements of the tokens that count. difference: (..., d), weight: (...) -> ()."""
-    d = difference.shape[-1]
-    per_token = jnp.sum(difference * difference, axis=-1)
-    return jnp.sum(per_token * weight) / (jnp.maximum(jnp.sum(weight), 1.0) * d)
-
-
-def mean_and_variance(vectors, weight):
-    """Of the vectors that count. vectors: (..., d), weight: (...) -> (d,), and () the mean over d."""
-    flat, weight = vectors.reshape(-1, vectors.shape[-1]), weight.reshape(-1)
-    mean = jnp.sum(flat * weight[:, None], axis=0) / jnp.maximum(jnp.sum(weight), 1.0)
-    return mean, mean_square(flat - mean[None], weight)
-
-
-def told_apart(variance, vectors, weight):
-    """Whether vectors (..., d) of this variance, of those that count, differ by more than float32 rounds: bool ()."""
-    return variance > 1e-10 * mean_square(vectors, weight)
-
-
-def count_codes(indices, weight, codebook_size: int):
-    """Tokens assigned to each code: (K,) float32; one array summed over every device."""
-    return jnp.zeros((codebook_size,), jnp.float32).at[indices.reshape(-1)].add(weight.reshape(-1))
 
 
 class Quantizer(nn.Module):

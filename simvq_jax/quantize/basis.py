@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simvq_jax.quantize.base import HIGHEST, mean_and_variance, told_apart
+from simvq_jax.quantize.affine import HIGHEST
 from simvq_jax.quantize.kmeans import apart_tokens
+from simvq_jax.quantize.measures import mean_and_variance, told_apart
 
 INITS = ("normal", "uniform", "tokens")
 LEVELS = 2**16  # different values that a seeded basis has

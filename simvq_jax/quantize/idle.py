@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import NEVER, count_codes
+from simvq_jax.quantize.base import NEVER
 from simvq_jax.quantize.kmeans import random_tokens
+from simvq_jax.quantize.measures import count_codes
 from simvq_jax.quantize.nearest import NearestCode
 from simvq_jax.search import codebook_shards
 

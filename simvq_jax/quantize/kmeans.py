@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import count_codes
+from simvq_jax.quantize.measures import count_codes
 from simvq_jax.search import nearest_code
 
 APART = 0.3  # of the difference of two tokens, about, by which a row differs from the token that it repeats

@@ -5,7 +5,8 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import HIGHEST, Quantized
+from simvq_jax.quantize.affine import HIGHEST
+from simvq_jax.quantize.base import Quantized
 from simvq_jax.quantize.basis import draw
 from simvq_jax.quantize.nearest import NearestCode
 

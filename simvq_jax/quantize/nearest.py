@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 
-from simvq_jax.quantize.base import Quantized, Quantizer, apply_transform, count_codes, counted_tokens, mean_square
+from simvq_jax.quantize.affine import apply_transform
+from simvq_jax.quantize.base import Quantized, Quantizer, counted_tokens
 from simvq_jax.quantize.estimators import ESTIMATORS, estimate
+from simvq_jax.quantize.measures import count_codes, mean_square
 from simvq_jax.search import nearest_code, take_codes
 
 

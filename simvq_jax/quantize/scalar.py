@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simvq_jax.quantize.base import HIGHEST, Affine, Quantized, Quantizer, count_codes, counted_tokens, mean_square
+from simvq_jax.quantize.affine import HIGHEST, Affine
+from simvq_jax.quantize.base import Quantized, Quantizer, counted_tokens
 from simvq_jax.quantize.estimators import straight_through
+from simvq_jax.quantize.measures import count_codes, mean_square
 
 
 class _Scalar(Quantizer):

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from simvq_jax.quantize import region
-from simvq_jax.quantize.base import Affine, Quantized, apply_transform, count_codes, mean_and_variance, told_apart
+from simvq_jax.quantize.affine import Affine, apply_transform
+from simvq_jax.quantize.base import Quantized
 from simvq_jax.quantize.basis import INITS, draw, draw_from_seed, features, of_tokens, rows_may_restart, rows_near
 from simvq_jax.quantize.idle import RestartedCodes, idle_codes
+from simvq_jax.quantize.measures import count_codes, mean_and_variance, told_apart
 from simvq_jax.search import nearest_allowed_code, take_codes
 
 START_TOKENS = 4096  # enough for their mean and spread

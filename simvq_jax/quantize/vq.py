@@ -5,9 +5,11 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.quantize.base import Affine, Quantized, count_codes, counted_tokens, mean_and_variance, told_apart
+from simvq_jax.quantize.affine import Affine
+from simvq_jax.quantize.base import Quantized, counted_tokens
 from simvq_jax.quantize.idle import RestartedCodes
 from simvq_jax.quantize.kmeans import kmeans
+from simvq_jax.quantize.measures import count_codes, mean_and_variance, told_apart
 from simvq_jax.quantize.nearest import NearestCode
 from simvq_jax.search import take_codes
 

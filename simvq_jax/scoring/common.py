@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simvq_jax.quantize.base import count_codes
+from simvq_jax.quantize.measures import count_codes
 
 
 class Scored(NamedTuple):
