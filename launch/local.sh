@@ -23,7 +23,7 @@ workdir="run"
 for argument in "$@"; do
   case "$argument" in --workdir=*) workdir="${argument#--workdir=}" ;; esac
 done
-workdir="${workdir%/}"
+workdir="${workdir/#\~\//$HOME/}" workdir="${workdir%/}"
 
 if [ -z "${PYTHON:-}" ]; then
   source launch/setup.sh ""

@@ -22,8 +22,8 @@ NAMING = ("--config=", "-config=")  # what begins an argument that names an expe
 MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # raised with a sentence meant for the user
 
 MENDS = {  # what to do about what the system says
-    errno.ENOSPC: "free some space there, or give another place",
-    errno.EDQUOT: "free some of your quota there, or give another place",
+    errno.ENOSPC: "free some space, or write elsewhere",
+    errno.EDQUOT: "free some of your quota, or write elsewhere",
     errno.EROFS: "give a place that can be written to",
     errno.EACCES: "change its rights, or give another place",
     errno.EPERM: "change its rights, or give another place",
@@ -31,6 +31,7 @@ MENDS = {  # what to do about what the system says
     errno.ENOTDIR: "give a folder",
     errno.EISDIR: "give a file",
     errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOENT: "look whether that path is right",
 }
 
 
@@ -100,17 +101,21 @@ def _at_home(value):
     """A flag's value, where the shell has left ~ as it is: behind `=` it does, and behind commas."""
     if not isinstance(value, str):
         return value
-    return ",".join(str(Path(part).expanduser()) if part.startswith("~") else part for part in value.split(","))
+    return ",".join(str(Path(part).expanduser()) if part.startswith("~/") else part for part in value.split(","))
 
 
 def _sentence(error: Exception) -> str:
     """The sentence of a mistake; of what the system refused, with the place and what to do."""
     if not isinstance(error, OSError) or not error.errno or not str(error).startswith("[Errno"):
         return f"{error}"
-    place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
-    if place is not None and place.suffix == ".tmp":  # a name of our own, for what was to be written
-        place = place.parent
-    return f"{'' if place is None else f'{place}: '}{error.strerror}: {MENDS.get(error.errno, 'look at that path')}."
+    mend = MENDS.get(error.errno, "--verbosity=1 shows where")
+    if not isinstance(error.filename, str | bytes):
+        return f"{error.strerror}: {mend}."
+    place = Path(os.fsdecode(error.filename))
+    for part in [place, *place.parents]:
+        if part.name.startswith(".") and part.suffix == ".tmp":  # a name of our own, for what was to be written
+            place = part.parent
+    return f"{place}: {error.strerror}: {mend}."
 
 
 def _chosen(named: bool) -> Chosen:
@@ -150,7 +155,7 @@ def load_config(argument: str) -> tuple[Path, ml_collections.ConfigDict]:
 
     Raises ValueError or FileNotFoundError with a sentence.
     """
-    name, _, argument = argument.partition(":")
+    name, _, argument = _at_home(argument).partition(":")
     beside = Path(__file__).resolve().parent.parent / name
     file = next((f for f in (Path(name), beside) if f.is_file()), None)
     if file is None:
@@ -243,7 +248,7 @@ def check_types(values: dict[str, Any], known: dict[str, Any], where: str) -> No
     for key, value in values.items():
         if not _is_alike(value, known[key]):
             raise ValueError(
-                f"{where} has {key} = {value!r} but it is a {_kind(known[key])}, by default {known[key]!r}."
+                f"{where} has {key} = {value!r} but it must be a {_kind(known[key])}, like the default {known[key]!r}."
             )
 
 

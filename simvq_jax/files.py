@@ -35,6 +35,10 @@ def replacing(path: Path) -> Iterator[Path]:
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
         fresh.replace(path)
+    except OSError as error:
+        if error.errno and error.filename is None:  # a write to a full disk does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -45,7 +49,8 @@ def readable(text):
 
 
 def create_text(path: Path, text: str) -> bool:
-    """Writes `text` to `path` in one move unless it exists; whether it did. Of several processes one does."""
+    """Writes `text` to `path` unless it exists, in one move where the file system has links; whether it did. Of
+    several processes one does."""
     fresh = beside(path)
     try:
         fresh.write_text(text, encoding="utf-8")
@@ -54,13 +59,23 @@ def create_text(path: Path, text: str) -> bool:
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            with path.open("x", encoding="utf-8") as file:  # not in one move there
-                file.write(text)
+            _write_new(path, text)
         return True
     except FileExistsError:
         return False
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Not in one move: another process may see the beginning."""
+    with path.open("x", encoding="utf-8") as file:
+        try:
+            file.write(text)
+            file.flush()
+        except OSError:
+            path.unlink()
+            raise
 
 
 @contextlib.contextmanager

@@ -162,15 +162,11 @@ def limit_spread(inner: optax.GradientTransformation, limit: float) -> optax.Gra
 
 
 def _check_places(measured, known):
-    if known and not measured:
+    if missing := sorted("/".join(path) or "the top" for path in known - measured):
         raise ValueError(
-            "spread_limit is set but codebook_stats, with the spread_ratio that it limits, is not given: give update"
-            " codebook_stats=..., that of a training step (train=True, mutable=['codebook_stats'])."
-        )
-    for path in measured - known:
-        raise ValueError(
-            f"codebook_stats has spread_ratio at {'/'.join(path) or 'its top'!r} but the parameters have no transform"
-            " there: give the collection of the very model that the parameters are of, nested as they are."
+            f"the parameters have a transform at {', '.join(missing)} but codebook_stats has no spread_ratio there:"
+            " give update codebook_stats=..., that of a training step of the whole model"
+            " (mutable=['codebook_stats']), and layers of another kind another name."
         )
 
 

@@ -13,13 +13,13 @@ class ManyShapes:
 
     def __init__(self, function: Callable):
         self._function: Any = jax.jit(function)
-        self._shapes: set[tuple[tuple[int, ...], ...]] = set()
+        self._kinds: set[tuple[Any, ...]] = set()  # that programs are there for
 
     def __call__(self, constant, *arrays):
         """constant: a tree of one kind, as weights. arrays: those whose shapes vary."""
-        shapes = tuple(array.shape for array in arrays)
-        if shapes not in self._shapes and len(self._shapes) >= KEPT:
+        kind = tuple((array.shape, array.dtype) for array in arrays)
+        if kind not in self._kinds and len(self._kinds) >= KEPT:
             self._function.clear_cache()
-            self._shapes.clear()
-        self._shapes.add(shapes)
+            self._kinds.clear()
+        self._kinds.add(kind)
         return self._function(constant, *arrays)

@@ -19,6 +19,7 @@ from simvq_jax.store import is_remote
 
 HELD_OUT = "held_out.txt"  # which data are held out
 TRAINED_ON = "trained_on.txt"  # how many pictures or recordings are trained on
+EVALUATION = ("evaluation.json", "evaluation_files.csv")
 OLD = "before."  # what the names of files begin with that are of weights that are no more
 LOCK = ".writer"  # held locked while a training writes to the folder; says who that is
 
@@ -90,24 +91,29 @@ def _may_change(key: str, before, now) -> bool:
 
 
 def claim_run(config, workdir: Path, start: int) -> None:
-    """Writes config.json, once nothing speaks against going on from step `start`, and sets figures aside of an
-    evaluation whose step is to be made anew."""
+    """Writes config.json, once nothing speaks against going on from step `start`."""
     if start > config.steps:
         raise ValueError(
             f"steps is {config.steps} but {workdir} is at step {start} already: give {start} or more, or another"
             " --workdir."
         )
     if is_first():
-        _set_evaluation_aside(workdir, start)
         replace_text(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
 
 
-def _set_evaluation_aside(workdir: Path, start: int) -> None:
+def set_old_evaluation_aside(workdir: Path, start: int) -> None:
+    """Gives the figures of weights that are trained anew, from step `start` on, other names; process 0 does."""
     path = workdir / "evaluation.json"
-    evaluation = build.read_evaluation(workdir)
-    anew = not _is_begun(workdir) or (build.evaluated_at(evaluation) or 0) > start
-    if evaluation and anew:
-        path.rename(path.with_name(f"{OLD}evaluation.json"))
+    if not is_first() or not path.exists():
+        return
+    try:
+        of_later_step = (build.evaluated_at(build.read_evaluation(workdir)) or 0) > start
+    except ValueError:
+        of_later_step = True  # whatever it is of, nobody can read it
+    if of_later_step or not _is_begun(workdir):
+        for name in EVALUATION:
+            if (workdir / name).exists():
+                (workdir / name).replace(workdir / f"{OLD}{name}")
         logging.warning("%s is of weights that are trained anew: it is now %s%s.", path, OLD, path.name)
 
 

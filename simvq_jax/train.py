@@ -19,7 +19,14 @@ from simvq_jax.health import rank_figures
 from simvq_jax.inputs import build_train_batches, open_data, skip_list
 from simvq_jax.mesh import batch_share, check_batch, check_codebook, jit_step, make_mesh, place_batch, place_whole
 from simvq_jax.observer import Observer
-from simvq_jax.run_folder import check_held_out, check_run, check_training_data, claim_run, sole_writer
+from simvq_jax.run_folder import (
+    check_held_out,
+    check_run,
+    check_training_data,
+    claim_run,
+    set_old_evaluation_aside,
+    sole_writer,
+)
 from simvq_jax.start import initial_state
 from simvq_jax.state import TrainState
 from simvq_jax.stopping import Stopped, StopRequest
@@ -90,7 +97,6 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
     ):
         skipped = SkipLog(stage.folder / skip_list())
         source = open_data(config, "train", skipped)
-        check_training_data(stage.target, len(source), start)
         batches = ends.enter_context(contextlib.closing(build_train_batches(config, source, start, batch_share(mesh))))
         owed = _evaluates(config, start) and (start == 0 or not _evaluated(stage.folder, start))
 
@@ -102,6 +108,8 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
 
         observe = Observer(config, stage.target, mesh, networks, perceptual, writer, skipped)
         check_held_out(stage.target, observe.held_out, start)
+        check_training_data(stage.target, len(source), start)
+        set_old_evaluation_aside(stage.target, start)
         observe.begin(start, last)
         step, pending = start, None
         evaluated = not owed or evaluated_to_its_end(observe, state, step, stop)

@@ -184,7 +184,7 @@ def test_fail_prints_one_line_and_leaves_with_two(capsys):
         ([QUICKSTART, "--workdir=x", "now"], "'now' is no flag: write --name=value."),
         ([QUICKSTART, "--workdir=x", "--config.step=1"], "config key 'step' does not exist; did you mean steps?"),
         ([QUICKSTART, "--workdir=x", "--stop_at=13"], "stop_at is 13: give another."),
-        ([QUICKSTART, "--workdir=x", "--stop_at=15"], "/no/such/folder/file: No such file or directory: look at that"),
+        ([QUICKSTART, "--workdir=x", "--stop_at=15"], "/no/such/folder/file: No such file or directory: look whether"),
     ],
 )
 def test_a_mistake_exits_with_two_and_one_line(script, arguments, sentence):
@@ -202,8 +202,11 @@ def test_right_arguments_reach_main(script, tmp_path):
 
 def test_what_the_system_refuses_is_said_with_the_place_and_what_to_do():
     full = OSError(errno.ENOSPC, "No space left on device", "/runs/a/.evaluation.json.vm.12.ab.tmp")
-    assert cli._sentence(full) == "/runs/a: No space left on device: free some space there, or give another place."
-    assert cli._sentence(OSError(errno.EIO, "Input/output error")) == "Input/output error: look at that path."
+    assert cli._sentence(full) == "/runs/a: No space left on device: free some space, or write elsewhere."
+    within = OSError(errno.EACCES, "Permission denied", "/runs/.out.vm.12.ab.tmp/deep/file")
+    assert cli._sentence(within) == "/runs: Permission denied: change its rights, or give another place."
+    assert cli._sentence(OSError(errno.EIO, "Input/output error")) == "Input/output error: --verbosity=1 shows where."
+    assert cli._sentence(OSError(errno.ENOENT, "No such file", "/no/a.tmp")).startswith("/no/a.tmp: No such file: ")
     assert cli._sentence(FileNotFoundError("x is no file: give one.")) == "x is no file: give one."
 
 

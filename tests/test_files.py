@@ -109,6 +109,15 @@ def test_a_file_system_without_links_has_new_files_too(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_text() == "first" and [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_full_disk_is_told_with_the_place(tmp_path):
+    def write():
+        with files.replacing(tmp_path / "a"):
+            raise OSError(errno.ENOSPC, "No space left on device")  # as a write has it
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a'"):
+        write()
+
+
 def test_a_place_where_nothing_can_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     told = pytest.raises(OSError, match=r"file/out cannot be made \(Not a directory\): give another --out")

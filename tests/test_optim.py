@@ -284,16 +284,14 @@ def test_codes_far_outside_are_drawn_in_alone_though_the_optimiser_is_in_motion(
 
 @pytest.mark.parametrize("at", [(), ("model", "bottleneck", "vq")])
 def test_the_quantizer_may_be_anywhere_in_a_model(at):
-    """And layers of that name that are no quantizer's are left alone."""
     quantizer, stats = parameters()["quantizer"], stats_of(10.0)["quantizer"]
     for name in reversed(at):
         quantizer, stats = {name: quantizer}, {name: stats}
-    params = {**parameters(), "quantizer": {}, "head": {"transform": {"kernel": jnp.eye(2)}}, **quantizer}
+    params = {**parameters(), "quantizer": {}, **quantizer}
     optimizer = limited()
     ones = jax.tree.map(jnp.ones_like, params)
     updates, state = optimizer.update(ones, optimizer.init(params), params, codebook_stats=stats)
     after, average = optax.apply_updates(params, updates), scale_transforms(params, scale_factors(state))
-    np.testing.assert_allclose(after["head"]["transform"]["kernel"], jnp.eye(2) - 0.5, rtol=1e-5)
     for tree in (after, average):
         for name in at:
             tree = tree[name]
@@ -316,19 +314,24 @@ def test_every_stage_has_a_limit_of_its_own():
     np.testing.assert_allclose(average["stages_1"]["transform"]["kernel"], 0.009 * kernel, rtol=1e-5)
 
 
-def test_a_ratio_of_no_transform_among_the_parameters_gets_one_sentence():
-    """As where the collection of the quantizer alone is given for a whole model's."""
-    params, optimizer = parameters(), limited()
-    for stats, place in ((stats_of(1.0)["quantizer"], "its top"), ({"model": stats_of(1.0)}, "model/quantizer")):
-        with pytest.raises(ValueError, match=f"spread_ratio at '{place}' but the parameters have no transform"):
-            optimizer.update(params, optimizer.init(params), params, codebook_stats=stats)
+NO_STATS: list[dict] = [{}, {"codebook_stats": None}, {"codebook_stats": {}}]
+WRONG_STATS = [{"codebook_stats": stats_of(1.0)["quantizer"]}, {"codebook_stats": {"model": stats_of(1.0)}}]
 
 
-@pytest.mark.parametrize("given", [{}, {"codebook_stats": None}, {"codebook_stats": {}}])
+@pytest.mark.parametrize("given", [*NO_STATS, *WRONG_STATS])
 def test_a_limit_without_the_ratio_that_it_limits_is_refused(given):
+    """Also where the collection is not that of the model, or only of a part of it."""
     params, optimizer = parameters(), limited()
-    with pytest.raises(ValueError, match=r"codebook_stats, with the spread_ratio that it limits, is not given"):
+    with pytest.raises(ValueError, match=r"have a transform at quantizer but codebook_stats has no spread_ratio there"):
         optimizer.update(params, optimizer.init(params), params, **given)
+
+
+def test_ratios_of_quantizers_that_are_not_trained_are_left_alone():
+    params, optimizer = parameters(), limited()
+    stats = {**stats_of(10.0), "frozen": stats_of(9.0)["quantizer"]}
+    updates, _ = optimizer.update(params, optimizer.init(params), params, codebook_stats=stats)
+    alone, _ = optimizer.update(params, optimizer.init(params), params, codebook_stats=stats_of(10.0))
+    jax.tree.map(np.testing.assert_array_equal, updates, alone)
 
 
 @pytest.mark.parametrize("ratio", [0.1, 1.5, 10.0])

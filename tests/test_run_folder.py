@@ -11,7 +11,7 @@ import pytest
 from tiny import tiny_config
 
 from simvq_jax import train
-from simvq_jax.run_folder import check_held_out, check_run, check_training_data, claim_run, sole_writer
+from simvq_jax.run_folder import check_held_out, check_run, check_training_data, set_old_evaluation_aside, sole_writer
 
 HOLD = "import sys, time; from pathlib import Path; from simvq_jax.run_folder import sole_writer\n"
 HOLD += "with sole_writer(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(600)"
@@ -64,17 +64,21 @@ def test_figures_of_weights_that_are_trained_anew_are_set_aside(tmp_path, caplog
     for begun, evaluated, start, kept in (
         (False, 4, 0, False),
         (True, 4, 2, False),
+        (True, None, 2, False),
         (True, 4, 4, True),
         (True, 0, 0, True),
     ):
-        evaluation.write_text(json.dumps({"eval/psnr": 8.5, "provenance": {"step": evaluated}}))
+        figures = json.dumps({"eval/psnr": 8.5, "provenance": {"step": evaluated}})
+        evaluation.write_text(figures if evaluated is not None else figures[:20])
+        (tmp_path / "evaluation_files.csv").write_text(f"{evaluated}")
         shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
         if begun:
             (tmp_path / "checkpoints" / str(start)).mkdir(parents=True)
-        claim_run(tiny_config(), tmp_path, start)
-        assert evaluation.exists() == kept and old.exists() != kept
-        old.unlink(missing_ok=True)
-    assert caplog.text.count("is of weights that are trained anew") == 2
+        set_old_evaluation_aside(tmp_path, start)
+        assert evaluation.exists() == (tmp_path / "evaluation_files.csv").exists() == kept
+    assert not old.read_text().endswith("}")
+    assert (tmp_path / "before.evaluation_files.csv").read_text() == "None"
+    assert caplog.text.count("is of weights that are trained anew") == 3
 
 
 def test_it_is_free_again_behind_a_training(tmp_path: Path):

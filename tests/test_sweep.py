@@ -226,9 +226,12 @@ def test_a_folder_with_a_run_of_another_config_is_no_finished_run(experiment, tm
         (["def sweep(add):", "    add('a', {})", "    add('a', {})"], "several runs named a"),
         (
             ["def sweep(add):", "    add('a', {'steps': 'abc'})"],
-            "has steps = 'abc' but it is a whole number, by default",
+            "has steps = 'abc' but it must be a whole number, like the",
         ),
-        (["def sweep(add):", "    add('a', {'data.crop_scale': 0.5})"], r"has data.crop_scale = 0.5 but it is a tuple"),
+        (
+            ["def sweep(add):", "    add('a', {'data.crop_scale': 0.5})"],
+            r"has data.crop_scale = 0.5 but it must be a tuple, like",
+        ),
         (["def sweep(add):", "    1 / 0"], r"sweep\(add\) of .* fails \(ZeroDivisionError: division by zero\)"),
         *((["def sweep(add):", f"    add({name!r}, {{}})"], "name a folder in the sweep's") for name in WRONG_NAMES),
         (["def sweep(add):", "    add('a', {})", "    add('a/b', {})"], "'a/b' in the folder of the run 'a'"),

@@ -48,12 +48,13 @@ def build_quantizer(config, dtype):
             " basis_seed to -1 and basis_file to ''."
         )
     if compound == "residual":
-        if quantizer.estimator != "straight_through":
+        stages = [build(quantizer, None) for _ in range(quantizer.stages)]
+        if quantizer.estimator != "straight_through" and not stages[0].projects:
             raise ValueError(
                 f"quantizer.estimator is {quantizer.estimator!r} but the gradient passes straight through residual"
                 " stages: set it to straight_through, or quantizer.stages to 1."
             )
-        return ResidualQuantizer([build(quantizer, None) for _ in range(quantizer.stages)], dtype, quantizer.dropout)
+        return ResidualQuantizer(stages, dtype, quantizer.dropout)
     if quantizer.dim % quantizer.stages:
         raise ValueError(
             f"quantizer.stages is {quantizer.stages} but does not divide quantizer.dim = {quantizer.dim}: change one."

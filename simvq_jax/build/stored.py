@@ -18,10 +18,7 @@ def read_config(run: Path) -> ml_collections.ConfigDict:
     path = path_of(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {run} is no run folder; give one that training wrote.")
-    try:
-        stored = cli.flatten(_read_object(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is no readable JSON ({error}): restore it, or train into a new folder.") from error
+    stored = cli.flatten(_read_object(path, "restore it, or train into a new folder"))
     config = cli.default_config()
     known = cli.flatten(config)
     unknown = sorted(stored.keys() - known.keys())
@@ -38,12 +35,7 @@ def read_evaluation(run: Path, step: int | None = None) -> dict[str, Any]:
     step: of the run's weights; None = whatever they are. Raises ValueError where other weights were evaluated.
     """
     path = run / "evaluation.json"
-    try:
-        evaluation = _read_object(path) if path.is_file() else {}
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is no readable JSON ({error}): run python -m simvq_jax.evaluate --run={run} again."
-        ) from error
+    evaluation = _read_object(path, f"run python -m simvq_jax.evaluate --run={run} again") if path.is_file() else {}
     if step is not None and evaluated_at(evaluation) not in (None, step):
         raise ValueError(
             f"{run} was evaluated at step {evaluated_at(evaluation)} but is at step {step}: run python -m"
@@ -61,11 +53,14 @@ def evaluated_at(evaluation: dict[str, Any]) -> int | None:
 def read_conversion(run: Path) -> dict[str, Any]:
     """What `convert` wrote of the file that it read; {} where a run was not converted."""
     path = run / "conversion.json"
-    return _read_object(path) if path.is_file() else {}
+    return _read_object(path, "convert the checkpoint again, or remove the file") if path.is_file() else {}
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    read = json.loads(path.read_text(encoding="utf-8"))
+def _read_object(path: Path, mend: str) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no readable JSON ({error}): {mend}.") from error
     if not isinstance(read, dict):
-        raise ValueError(f"it holds a {type(read).__name__}, not an object")
+        raise ValueError(f"{path} holds a {type(read).__name__} but must hold an object: {mend}.")
     return read

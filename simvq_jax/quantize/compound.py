@@ -86,7 +86,7 @@ class ResidualQuantizer(_Compound):
 
     Contract as in `Quantizer`, with `indices`: int32 (..., stages). Losses are means over the stages. The gradient
     passes straight through all of them at once, whatever their own estimators; where stages project (`projects`),
-    through one after the other, as in DAC (2306.06546), so that it trains what projects.
+    through those instead, one after the other as in DAC (2306.06546), so that it trains what projects.
 
     Fields:
         stages: quantizers of one `dim`, as `[SimVQ(1024, 64) for _ in range(8)]`, without a dtype of their own. Stages
@@ -123,7 +123,7 @@ class ResidualQuantizer(_Compound):
             counts = None if mask is None and active is None else counts
             outs.append(stage(left, mask=counts, train=train))
             code = outs[-1].z_q  # not a lookup: codes may have moved on with this batch
-            code = code if self.projects else jax.lax.stop_gradient(code)
+            code = code if stage.projects else jax.lax.stop_gradient(code)
             if active is not None:
                 code = jnp.where((number < active)[..., None], code, 0.0)
                 given = _for_each(number < active, outs[-1].indices)
@@ -176,9 +176,9 @@ class ProductQuantizer(_Compound):
     def __call__(self, z, mask=None, train: bool = False) -> Quantized:
         """Raises ValueError if the last axis of z is not `dim` or the mask's shape is not that of the tokens."""
         self.weights_of(z, mask)
-        outs, start = [], 0
+        tokens, outs, start = counted_tokens(z, mask), [], 0
         for stage in self.stages:
-            outs.append(stage(z[..., start : start + stage.dim], mask=mask, train=train))
+            outs.append(stage(tokens[..., start : start + stage.dim], mask=mask, train=train))
             start += stage.dim
         return self.joined(z, jnp.concatenate([out.z_q for out in outs], axis=-1), outs)
 

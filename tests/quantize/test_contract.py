@@ -40,6 +40,8 @@ COMPOUNDS = {
     "residual fsq": ResidualQuantizer([FSQ((8, 5), D) for _ in range(2)], dropout=0.5),
     "residual lfq": ResidualQuantizer([LFQ(64, D) for _ in range(2)]),
     "residual factorized_vq": ResidualQuantizer([FactorizedVQ(64, D) for _ in range(2)]),
+    "residual of fsq and vq": ResidualQuantizer([FSQ((8, 5), D), VQ(16, D)]),
+    "residual of simvq and factorized_vq": ResidualQuantizer([SimVQ(16, D), FactorizedVQ(64, D), SimVQ(16, D)]),
     "product": ProductQuantizer([LFQ(64, 4), FSQ((5, 5, 5), 4)]),
     "product of residual": ProductQuantizer(
         [ResidualQuantizer([VQ(16, 4) for _ in range(2)], dropout=0.5) for _ in range(2)]
@@ -114,6 +116,14 @@ def test_more_stages_that_project_reconstruct_better():
 
     one, three = error(1), error(3)
     assert three < 0.75 * one < 0.75
+
+
+@pytest.mark.parametrize("kind", ["vq", "product", "residual"])
+def test_codes_of_rounded_tokens_are_given_whole_where_that_is_asked(kind):
+    quantizer = KINDS[kind].clone(dtype=jnp.float32)
+    variables = quantizer.init(jax.random.key(0), TOKENS)
+    out = quantizer.apply(variables, TOKENS.astype(jnp.bfloat16))
+    np.testing.assert_allclose(out.z_q, quantizer.apply(variables, out.indices, method="lookup"), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["simvq", "ema_vq", "fsq", "factorized_vq", "residual", "product"])
