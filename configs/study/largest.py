@@ -8,11 +8,14 @@ The training of headline.py, with steps enough for a window of 20 tokens a code 
 an hour and three quarters of one CPU core.
 """
 
+import itertools
+
 from configs import recipes
 from configs.study import base, headline
 from configs.study.methods import RIVAL
 
 SIZE = 262_144
+SEEDS = (0, 1)  # of the smaller ones
 
 
 def get_config():
@@ -25,9 +28,9 @@ def get_config():
 def sweep(add):
     """`add(name, changes)` for each run."""
     add(f"simvq_{SIZE}_seed0", {})
-    for k in reversed(headline.SIZES):
-        size = {"quantizer.codebook_size": k}
-        add(f"simvq_{k}_seed0", size)
-        add(f"vq_kmeans_restart_{k}_seed0", {**size, **RIVAL})
+    for k, seed in itertools.product(reversed(headline.SIZES), SEEDS):
+        size = {"quantizer.codebook_size": k, "seed": seed}
+        add(f"simvq_{k}_seed{seed}", size)
+        add(f"vq_kmeans_restart_{k}_seed{seed}", {**size, **RIVAL})
     add(f"simvq_paper_{SIZE}_seed0", base.changes(recipes.paper, get_config()))
     add(f"vq_{SIZE}_seed0", base.changes(recipes.vanilla, get_config()))
