@@ -183,7 +183,7 @@ def test_frechet_distances_are_of_the_whole_set(run, tokenizer, pictures, monkey
         x = preprocessed(x, variant)
         return params * jnp.stack([jnp.mean(x, axis=(1, 2, 3)), jnp.mean(x**2, axis=(1, 2, 3))], axis=-1)
 
-    monkeypatch.setattr(evaluate, "build_scoring_nets", lambda config: {"inception": jnp.float32(2.0)})
+    monkeypatch.setattr(evaluation, "build_scoring_nets", lambda config: {"inception": jnp.float32(2.0)})
     monkeypatch.setattr("simvq_jax.scoring.pictures.inception_features", two_numbers)
     metrics = evaluate.evaluate_run(run, f"folder:{pictures[0]}", limit=19).metrics
     pixels = pictures[1]

@@ -73,8 +73,14 @@ def cluster(tmp_path):
     return make
 
 
+# Tests in the background of a shell ignore SIGINT, and a script that inherits that cannot trap it.
+HEEDING = """import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp("bash", ["bash", *sys.argv[1:]])"""
+
+
 def start(script: str, *arguments: str, env: dict[str, str]) -> subprocess.Popen:
-    command = ["bash", str(ROOT / "launch" / script), *arguments]
+    command = [sys.executable, "-c", HEEDING, str(ROOT / "launch" / script), *arguments]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -83,13 +89,7 @@ def start(script: str, *arguments: str, env: dict[str, str]) -> subprocess.Popen
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=_heeds_the_keyboard,
     )
-
-
-def _heeds_the_keyboard() -> None:
-    """Tests that run in the background of a shell ignore SIGINT, and a script that inherits that cannot trap it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(script: str, *arguments: str, env: dict[str, str], seconds: float = 20) -> tuple[int, str]:
