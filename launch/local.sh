@@ -54,6 +54,7 @@ children=() stopped=""
 pass_on() { kill -TERM ${children[@]+"${children[@]}"} 2> /dev/null || true; }
 trap 'stopped=1; pass_on' TERM INT
 for ((p = 0; p < processes; p++)); do
+  : > "$logs.process$p.log"  # there before tail looks for it
   (
     export JAX_PROCESS_ID="$p"
     if [ "$gpus" -ge "$processes" ]; then
