@@ -137,8 +137,8 @@ def limit_spread(inner: optax.GradientTransformation, limit: float) -> optax.Gra
         found = _flat({} if codebook_stats is None else codebook_stats).items()
         ratios = {path[:-1]: ratio for path, ratio in found if path[-1:] == ("spread_ratio",)}
         lost = {stage: ratio > LOST * limit for stage, ratio in ratios.items()}
-        kernels = {path: kernel for path, kernel in _kernels(params).items() if path[:-2] in ratios}
-        _check_places(ratios.keys(), {path[:-2] for path in _kernels(params)})
+        kernels = _kernels(params)
+        _check_places(ratios.keys(), {path[:-2] for path in kernels})
 
         def without_lost(path, update):
             known = _moves_codes(path) and path[:-2] in ratios
