@@ -17,12 +17,17 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the compilation cache compares CPU features aloud
 
+import atexit
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-# Tests build the same small programs over and over: each compiles once a session, in processes they start as well.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="simvq_jax_tests_")
+# Tests build the same small programs over and over: each compiles once a session, in pytest's workers, which take the
+# folder from the process that starts them, and in processes that tests start as well.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="simvq_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
