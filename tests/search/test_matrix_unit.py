@@ -1,4 +1,5 @@
-"""The search on matrix units, its kernels interpreted: the very answers of the search in XLA, and of float64."""
+"""The search on matrix units, its kernels interpreted, and that by limbs in XLA: the very answers of the search in
+float32, and of float64."""
 
 import functools
 
@@ -16,7 +17,11 @@ BAD_TOKENS, BAD_CODES = [3, 11, 12, N - 1], [0, 5, 64, 333, K - 1]
 
 with_kernels = pytest.mark.parametrize(
     "kernel",
-    [pytest.param(tpu, id="tpu"), pytest.param(hopper, id="hopper", marks=needs_gpu_interpreter)],
+    [
+        pytest.param(tpu, id="tpu"),
+        pytest.param(hopper, id="hopper", marks=needs_gpu_interpreter),
+        pytest.param(blockwise, id="limbs in XLA"),
+    ],
 )
 with_problems = pytest.mark.parametrize(
     ("d", "dtype", "transformed"),
@@ -41,16 +46,18 @@ def few_tokens_at_once():
 
 @functools.cache
 def search_with(kernel):
+    if kernel is blockwise:
+        return jax.jit(functools.partial(search_in_xla, by_limbs=True))
     group_maxima, groups = interpreted(kernel, K)
     platform = "gpu" if kernel is hopper else "cpu"  # a GPU scores some tokens again in any case
     search = functools.partial(matrix_unit.search, group_maxima=group_maxima, groups=groups, platform=platform)
     return jax.jit(search)
 
 
-@jax.jit
-def search_in_xla(*problem):
+@functools.partial(jax.jit, static_argnames="by_limbs")
+def search_in_xla(*problem, by_limbs=False):
     sizes = blockwise.choose_sizes(*problem[1].shape, "cpu")
-    return blockwise.search(*problem, sizes=sizes, platform="cpu")
+    return blockwise.search(*problem, sizes=sizes, platform="cpu", by_limbs=by_limbs)
 
 
 def random_problem(d, dtype):
@@ -154,9 +161,9 @@ def test_normal_data_needs_no_scan_of_every_code(kernel, d, dtype, transformed):
 
 @with_kernels
 def test_only_allowed_codes_win(kernel):
-    """Of some groups none is allowed."""
+    """Of some groups none is allowed: 64 divides the stride of all groups here."""
     problem = random_problem(8, jnp.float32)
-    allowed = (np.random.default_rng(0).random(K) < 0.1) & (np.arange(K) % kernel.LANES > 9)
+    allowed = (np.random.default_rng(0).random(K) < 0.1) & (np.arange(K) % 64 > 9)
     assert_exact(search_with(kernel)(*problem, allowed), *problem, allowed)
     none = search_with(kernel)(*problem, np.zeros(K, bool))
     np.testing.assert_array_equal(none.indices, 0)
