@@ -7,8 +7,7 @@ import logging
 
 import jax
 
-from simvq_jax.search import blockwise, cpu, matrix_unit, portable
-from simvq_jax.search.limbs import products_of
+from simvq_jax.search import blockwise, matrix_unit, portable
 
 KERNELS = ("hopper", "tpu")
 KERNEL_OF_PLATFORM = {"gpu": "hopper", "tpu": "tpu"}
@@ -33,7 +32,7 @@ def choose(name: str, device: jax.Device, codebook: jax.ShapeDtypeStruct, sizes:
     kernel = KERNEL_OF_PLATFORM.get(device.platform) if name == "auto" else name
     if kernel in KERNELS:
         module = kernel_module(kernel)
-        reason = module.why_not(device, d, products_of(codebook.dtype).code_limbs)
+        reason = module.why_not(device, d, matrix_unit.code_limbs(codebook.dtype))
         if reason is None:
             group_maxima, groups = module.coarse_pass(k)
             return functools.partial(
@@ -43,8 +42,7 @@ def choose(name: str, device: jax.Device, codebook: jax.ShapeDtypeStruct, sizes:
             raise ValueError(f"backend {name!r} does not apply here ({reason}): pass backend='auto'.")
         _say_once(f"nearest_code: 'blockwise' instead of '{kernel}': {reason}.")
     sizes = sizes or blockwise.choose_sizes(k, d, device.platform)
-    by_limbs = device.platform == "cpu" and cpu.limbs_pay(k, d)
-    return functools.partial(blockwise.search, sizes=sizes, platform=device.platform, by_limbs=by_limbs)
+    return functools.partial(blockwise.search, sizes=sizes, platform=device.platform)
 
 
 def kernel_module(name: str):

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from simvq_jax.search import rerank
 from simvq_jax.search.codes import HIGHEST, Codes, Groups, prepare
-from simvq_jax.search.limbs import Products, products_of, split
 
 MAXIMA_BYTES = 64 << 20  # group maxima of a tile
 RERANK_BYTES = 32 << 20  # codes gathered for a tile
@@ -44,36 +43,25 @@ def choose_sizes(k: int, d: int, platform: str) -> Sizes:
 
 
 def search(
-    tokens,
-    codebook,
-    weight=None,
-    bias=None,
-    allowed=None,
-    middle=None,
-    *,
-    sizes: Sizes,
-    platform: str,
-    by_limbs: bool = False,
+    tokens, codebook, weight=None, bias=None, allowed=None, middle=None, *, sizes: Sizes, platform: str
 ) -> rerank.Found:
     """Nearest code of every token on this device.
 
     tokens: float32 (N, d). codebook: float32 or bfloat16 (K, d_basis). weight: (d_basis, d) and bias: (d,), or None.
     allowed: bool (K,) or None, codes that may win. middle: (d,), which tokens count from and codes shall, or None; only
-    without a weight. platform: that of the device, as jax names it. by_limbs: multiply bfloat16 limbs, which suits what
-    has units for those.
+    without a weight. platform: that of the device, as jax names it.
     """
     groups = Groups(sizes.group, sizes.block // sizes.group)
     codes = prepare(codebook, weight, allowed, middle, groups, platform)
-    products = products_of(codebook.dtype) if by_limbs else None
-    coarse = functools.partial(_group_maxima, codes=codes, groups=groups, products=products)
-    rounding = rerank.rounding(codebook.shape[1] * (len(products.pairs) if products else 1))
+    coarse = functools.partial(_group_maxima, codes=codes, groups=groups)
+    rounding = rerank.rounding(codebook.shape[1])
     return rerank.search(
         tokens,
         codes,
         weight,
         bias,
         coarse,
-        rerank.CoarseError(product=rounding + (products.left_out if products else 0.0), half=rounding),
+        rerank.CoarseError(product=rounding, half=rounding),
         groups,
         tile=sizes.tile,
         retry=sizes.retry,
@@ -81,44 +69,19 @@ def search(
     )
 
 
-def _group_maxima(u, codes: Codes, groups: Groups, products: Products | None):
+def _group_maxima(u, codes: Codes, groups: Groups):
     """Largest score of each group, or if groups have one code each, its product: u: (T, d_basis) -> (T, G)."""
     rows = codes.rows.reshape(-1, groups.block, codes.rows.shape[1])
-    multiply = _float32_product(u) if products is None else _limb_product(u, products)
 
     def block_maxima(rows_and_halves):
         rows, halves = rows_and_halves
         rows = jnp.where(halves[:, None] < jnp.inf, codes.from_middle(rows), 0.0)  # NaN - inf is no -inf
-        scores = multiply(rows)
+        products = jnp.dot(u, rows.T, precision=HIGHEST)
         if groups.size == 1:
-            return scores
-        return (scores - halves[None]).reshape(-1, groups.size, groups.stride).max(axis=1)
+            return products
+        return (products - halves[None]).reshape(-1, groups.size, groups.stride).max(axis=1)
 
     blocks = rows, codes.half_norms.reshape(-1, groups.block)
     if rows.shape[0] == 1:  # then what follows can be fused with it
         return block_maxima(jax.tree.map(lambda a: a[0], blocks))
     return jnp.moveaxis(jax.lax.map(block_maxima, blocks), 0, 1).reshape(u.shape[0], -1)
-
-
-def _float32_product(u):
-    """u: (T, d_basis) -> a function of rows (n, d_basis) that gives their products: float32 (T, n)."""
-    return lambda rows: jnp.dot(u, rows.T, precision=HIGHEST)
-
-
-def _limb_product(u, products: Products):
-    """As `_float32_product`, by one product of bfloat16 limbs side by side."""
-    of_tokens, of_codes = zip(*products.pairs, strict=True)
-    left = _side_by_side(u, 2, of_tokens)
-
-    def multiply(rows):
-        right = _side_by_side(rows, products.code_limbs, of_codes)
-        # Not `right.T`: with a transposition between, XLA:CPU multiplies in float32.
-        return jax.lax.dot_general(left, right, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-
-    return multiply
-
-
-def _side_by_side(x, count: int, order):
-    """Of `count` limbs of x: (n, d), some in a row: (n, len(order) d)."""
-    limbs = split(x, count)
-    return jnp.concatenate([limbs[i] for i in order], axis=1)

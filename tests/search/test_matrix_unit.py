@@ -1,5 +1,4 @@
-"""The search on matrix units, its kernels interpreted, and that by limbs in XLA: the very answers of the search in
-float32, and of float64."""
+"""The search on matrix units, its kernels interpreted: the very answers of the search in XLA, and of float64."""
 
 import functools
 
@@ -17,11 +16,7 @@ BAD_TOKENS, BAD_CODES = [3, 11, 12, N - 1], [0, 5, 64, 333, K - 1]
 
 with_kernels = pytest.mark.parametrize(
     "kernel",
-    [
-        pytest.param(tpu, id="tpu"),
-        pytest.param(hopper, id="hopper", marks=needs_gpu_interpreter),
-        pytest.param(blockwise, id="limbs in XLA"),
-    ],
+    [pytest.param(tpu, id="tpu"), pytest.param(hopper, id="hopper", marks=needs_gpu_interpreter)],
 )
 with_problems = pytest.mark.parametrize(
     ("d", "dtype", "transformed"),
@@ -46,18 +41,16 @@ def few_tokens_at_once():
 
 @functools.cache
 def search_with(kernel):
-    if kernel is blockwise:
-        return jax.jit(functools.partial(search_in_xla, by_limbs=True))
     group_maxima, groups = interpreted(kernel, K)
     platform = "gpu" if kernel is hopper else "cpu"  # a GPU scores some tokens again in any case
     search = functools.partial(matrix_unit.search, group_maxima=group_maxima, groups=groups, platform=platform)
     return jax.jit(search)
 
 
-@functools.partial(jax.jit, static_argnames="by_limbs")
-def search_in_xla(*problem, by_limbs=False):
+@jax.jit
+def search_in_xla(*problem):
     sizes = blockwise.choose_sizes(*problem[1].shape, "cpu")
-    return blockwise.search(*problem, sizes=sizes, platform="cpu", by_limbs=by_limbs)
+    return blockwise.search(*problem, sizes=sizes, platform="cpu")
 
 
 def random_problem(d, dtype):
@@ -161,9 +154,9 @@ def test_normal_data_needs_no_scan_of_every_code(kernel, d, dtype, transformed):
 
 @with_kernels
 def test_only_allowed_codes_win(kernel):
-    """Of some groups none is allowed: 64 divides the stride of all groups here."""
+    """Of some groups none is allowed."""
     problem = random_problem(8, jnp.float32)
-    allowed = (np.random.default_rng(0).random(K) < 0.1) & (np.arange(K) % 64 > 9)
+    allowed = (np.random.default_rng(0).random(K) < 0.1) & (np.arange(K) % kernel.LANES > 9)
     assert_exact(search_with(kernel)(*problem, allowed), *problem, allowed)
     none = search_with(kernel)(*problem, np.zeros(K, bool))
     np.testing.assert_array_equal(none.indices, 0)
