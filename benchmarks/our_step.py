@@ -6,9 +6,10 @@ import numpy as np
 
 from benchmarks.timing import Contender
 from simvq_jax import build
+from simvq_jax.game import Networks
 from simvq_jax.losses.objectives import Objective
 from simvq_jax.mesh import jit_step, place_batch, replicated
-from simvq_jax.step import Networks, as_float
+from simvq_jax.models.tokenizer import as_float
 
 
 class OurStep:

@@ -19,9 +19,10 @@ from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.inputs import build_train_batches, open_data
 from simvq_jax.mesh import batch_share, jit_step, make_mesh, place_batch
+from simvq_jax.models.tokenizer import as_float
 from simvq_jax.start import state_template
 from simvq_jax.state import TrainState
-from simvq_jax.step import Optimizers, as_float
+from simvq_jax.step import Optimizers
 
 FREE_STEPS, FREE_STARTS = 6, 5
 

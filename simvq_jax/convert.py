@@ -27,6 +27,7 @@ from simvq_jax import build, cli
 from simvq_jax.api import restored_state
 from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.files import check_unused, new_folder, replace_text, replacing
+from simvq_jax.game import Networks
 from simvq_jax.models.pretrained.raw import WeightFileError
 from simvq_jax.models.pretrained.safetensors import write_safetensors
 from simvq_jax.models.pretrained.weights import read_state_dict, sha256
@@ -44,7 +45,6 @@ from simvq_jax.official import (
 )
 from simvq_jax.official.architecture import OF_PICTURES, OF_SOUND
 from simvq_jax.state import Player, TrainState
-from simvq_jax.step import Networks
 from simvq_jax.store import path_of
 
 # The paper's experiments; the codebook's size is the file's.

@@ -9,10 +9,10 @@ from simvq_jax.agreement import all_see, is_first
 from simvq_jax.checkpoint import Checkpointer, CheckpointError
 from simvq_jax.inputs import first_examples
 from simvq_jax.mesh import batch_shards, state_sharding
+from simvq_jax.models.tokenizer import as_float
 from simvq_jax.quantize import SimVQ
 from simvq_jax.quantize.basis import check_features
 from simvq_jax.state import TrainState
-from simvq_jax.step import as_float
 
 MANY_CODES = 2**15  # of which k-means takes minutes on a CPU
 

@@ -14,8 +14,8 @@ from simvq_jax.data.tokens import Record, token_dtype
 from simvq_jax.data.views import Views
 from simvq_jax.files import readable
 from simvq_jax.mesh import local_mesh, place_batch, replicated
+from simvq_jax.models.tokenizer import as_float
 from simvq_jax.programs import ManyShapes
-from simvq_jax.step import as_float
 
 LONGEST_FULL = 8  # times SMALLEST tokens: recordings up to there fill a batch
 

@@ -15,8 +15,8 @@ from simvq_jax import api, evaluate
 from simvq_jax.data.images import to_uint8
 from simvq_jax.metrics.frechet import Moments, frechet_distance, preprocessed
 from simvq_jax.metrics.image import official_square_error, official_ssim, psnr, ssim
+from simvq_jax.models.tokenizer import as_float
 from simvq_jax.scoring import evaluation
-from simvq_jax.step import as_float
 
 SIZE, F, K, D = 24, 4, 96, 4
 TOKENS = (SIZE // F) ** 2

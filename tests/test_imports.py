@@ -41,7 +41,8 @@ LAYERS = [
     ("simvq_jax.checkpoint", {"cluster", "mesh", "state", "store"}),
     ("simvq_jax.writers", {"agreement", "files"}),
     ("simvq_jax.health", {"metrics", "optim", "quantize"}),
-    ("simvq_jax.step", {"health", "losses", "metrics", "models", "optim", "quantize", "state"}),
+    ("simvq_jax.game", {"losses", "metrics", "models", "state"}),
+    ("simvq_jax.step", {"game", "health", "losses", "models", "optim", "state"}),
 ]
 # Above these, order in the list is all there is: each may import every place before it.
 ENTRY_POINTS = [

@@ -11,9 +11,9 @@ from simvq_jax.checkpoint import Checkpointer
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.inputs import build_train_batches, first_examples, open_data
 from simvq_jax.mesh import make_mesh
+from simvq_jax.models.tokenizer import as_float
 from simvq_jax.start import initial_state
 from simvq_jax.state import inference_variables
-from simvq_jax.step import as_float
 
 SMALL = {"model__multipliers": (1, 1), "data__size": 8, "discriminator__enabled": False}
 OF_TOKENS = {

@@ -10,10 +10,11 @@ from reference_sounds import official_autoencoder, official_links, official_tree
 from reference_steps import OFFICIAL_EMA_DECAY, Run, ema_name, new_state, official_optimizers
 
 from simvq_jax.discriminators.waveform import SoundDiscriminator
+from simvq_jax.game import Game, LossWeights, Networks
 from simvq_jax.losses.objectives import SoundObjective
 from simvq_jax.official import Trees, from_trees
 from simvq_jax.state import TrainState
-from simvq_jax.step import LossWeights, Networks, make_train_step
+from simvq_jax.step import make_train_step
 
 OBJECTIVE = SoundObjective(sample_rate=24_000, mel=45.0)
 WEIGHTS = LossWeights(quantizer=1000.0, adversarial=1.0)
@@ -47,7 +48,9 @@ def run(fixtures: Path, training: dict) -> Run:
     described = json.loads((fixtures / "B_audio_small_keys.json").read_text())
     optimizers = official_optimizers()
     networks = Networks(official_autoencoder(dropout=0.0), SoundDiscriminator())
-    step = quick_jit(make_train_step(networks, optimizers, OBJECTIVE, WEIGHTS, seed=0, ema_decay=OFFICIAL_EMA_DECAY))
+    step = quick_jit(
+        make_train_step(Game(networks, OBJECTIVE, WEIGHTS), optimizers, seed=0, ema_decay=OFFICIAL_EMA_DECAY)
+    )
     weights = official_trees(described, "B.main", "params", "codebook", "discriminator")
     ema = official_trees(described, "B.ema", "params").params
     state = new_state(weights, ema, optimizers, codebook_size=256)

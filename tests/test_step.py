@@ -13,10 +13,11 @@ from tiny import tiny_config
 
 from simvq_jax import build
 from simvq_jax.mesh import batch_sharding, make_mesh, replicated, state_sharding
+from simvq_jax.models.tokenizer import as_float
 from simvq_jax.quantize import SimVQ
 from simvq_jax.search import backends, blockwise
 from simvq_jax.state import create_state
-from simvq_jax.step import Optimizers, as_float
+from simvq_jax.step import Optimizers
 
 BATCH = 16
 

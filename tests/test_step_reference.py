@@ -29,13 +29,14 @@ from reference_pictures import (
 )
 from reference_steps import OFFICIAL_EMA_DECAY, Run, ema_name, new_state, official_optimizers
 
+from simvq_jax.game import Game, LossWeights, Networks
 from simvq_jax.losses.objectives import ImageObjective
 from simvq_jax.losses.perceptual import lpips_linear_params
 from simvq_jax.models.pretrained.vgg import vgg16_params
 from simvq_jax.models.tokenizer import Autoencoder, Tokenized
 from simvq_jax.official import Trees
 from simvq_jax.state import TrainState
-from simvq_jax.step import LossWeights, Networks, Optimizers, make_train_step
+from simvq_jax.step import Optimizers, make_train_step
 
 OBJECTIVE = ImageObjective(l1=1.0, l2=0.0, lpips=0.0)
 WEIGHTS = LossWeights(quantizer=1.0, adversarial=0.1)
@@ -70,7 +71,9 @@ def run(described: dict, training: dict) -> Run:
     """
     networks = Networks(official_autoencoder(described), official_discriminator(described))
     optimizers = official_optimizers()
-    step = quick_jit(make_train_step(networks, optimizers, OBJECTIVE, WEIGHTS, seed=0, ema_decay=OFFICIAL_EMA_DECAY))
+    step = quick_jit(
+        make_train_step(Game(networks, OBJECTIVE, WEIGHTS), optimizers, seed=0, ema_decay=OFFICIAL_EMA_DECAY)
+    )
     weights = nudged(official_variables(described, "A.main"), "conv0", 8, 1e-6)
     ema = official_variables(described, "A.ema").params
     state = new_state(weights, ema, optimizers, described["quantconfig"]["n_e"])
@@ -241,7 +244,7 @@ def play(described: dict, losses: dict, perceptual: dict, last_layer: tuple):
 
     @functools.cache
     def compiled(objective: ImageObjective, loss_weights: LossWeights):
-        return quick_jit(make_train_step(networks, optimizers, objective, loss_weights, seed=0, ema_decay=0.999))
+        return quick_jit(make_train_step(Game(networks, objective, loss_weights), optimizers, seed=0, ema_decay=0.999))
 
     def one_step(objective: ImageObjective, loss_weights: LossWeights, step: int):
         state = new_state(weights, weights.params, optimizers, described["quantconfig"]["n_e"], step)

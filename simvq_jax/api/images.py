@@ -9,9 +9,8 @@ import numpy as np
 
 from simvq_jax.api.base import Tokenizer
 from simvq_jax.build import pixels_a_token
-from simvq_jax.models.tokenizer import Autoencoder
+from simvq_jax.models.tokenizer import Autoencoder, as_float
 from simvq_jax.programs import ManyShapes
-from simvq_jax.step import as_float
 
 BRIGHTEST = 8.0  # of floats: beyond it are levels up to 255, or no pictures
 

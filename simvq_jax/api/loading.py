@@ -13,8 +13,8 @@ from simvq_jax.api.packed import is_packed, read_packed
 from simvq_jax.api.sounds import SoundTokenizer
 from simvq_jax.build import build_networks, build_optimizers, of_sound, read_config, seeded_codebook, state_shapes
 from simvq_jax.checkpoint import Checkpointer, Restorable
+from simvq_jax.game import Networks
 from simvq_jax.state import Inference, TrainState, inference_variables
-from simvq_jax.step import Networks
 from simvq_jax.store import path_of
 
 

@@ -8,12 +8,12 @@ from simvq_jax.build.choice import one_of
 from simvq_jax.build.quantizers import build_quantizer
 from simvq_jax.discriminators.patch import PatchGAN
 from simvq_jax.discriminators.waveform import SoundDiscriminator
+from simvq_jax.game import Networks
 from simvq_jax.models.cnn import Decoder, Encoder
 from simvq_jax.models.seanet import SEANetDecoder, SEANetEncoder
 from simvq_jax.models.tokenizer import Autoencoder, SoundAutoencoder
 from simvq_jax.models.vit import ViTDecoder, ViTEncoder
 from simvq_jax.models.vocos import VocosDecoder
-from simvq_jax.step import Networks
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 OF_SOUND = ("seanet_vocos", "seanet")  # kinds of models; all others are of pictures

@@ -9,13 +9,14 @@ from absl import logging
 from simvq_jax.build.choice import one_of
 from simvq_jax.build.networks import example_shape, of_sound
 from simvq_jax.cluster import Timeouts
+from simvq_jax.game import Game, LossWeights, Networks
 from simvq_jax.losses.adversarial import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
 from simvq_jax.losses.objectives import ImageObjective, Objective, SoundObjective
 from simvq_jax.losses.perceptual import load_lpips
 from simvq_jax.metrics.frechet import load_inception
 from simvq_jax.optim import SCHEDULES, discriminator_optimizer, generator_optimizer, make_schedule
 from simvq_jax.state import TrainState, create_state
-from simvq_jax.step import LossWeights, Networks, Optimizers, make_train_step
+from simvq_jax.step import Optimizers, make_train_step
 
 
 def build_schedules(config) -> dict[str, Any]:
@@ -98,10 +99,8 @@ def build_loss_weights(config) -> LossWeights:
 def build_train_step(config, networks: Networks, optimizers: Optimizers):
     """The training step `(state, batch, perceptual) -> (state, metrics)`, not yet compiled."""
     return make_train_step(
-        networks,
+        Game(networks, build_objective(config), build_loss_weights(config)),
         optimizers,
-        build_objective(config),
-        build_loss_weights(config),
         seed=config.seed,
         ema_decay=config.optimizer.ema_decay,
         accumulate=config.accumulate,

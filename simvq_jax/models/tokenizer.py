@@ -88,3 +88,8 @@ class SoundAutoencoder(Autoencoder):
         """indices int32 (b, tokens) -> sound float32 (b, hop * tokens); lengths: in tokens."""
         z_q = self.quantizer.lookup(indices).astype(self.encoder.dtype or jnp.float32)
         return self.decoder(clear(z_q, lengths), lengths)
+
+
+def as_float(x):
+    """What a tokenizer takes: uint8 -> float32 in [-1, 1]; floats pass."""
+    return x.astype(jnp.float32) / 127.5 - 1.0 if x.dtype == jnp.uint8 else x.astype(jnp.float32)

@@ -11,8 +11,8 @@ from simvq_jax.losses.perceptual import lpips
 from simvq_jax.metrics.frechet import VARIANTS
 from simvq_jax.metrics.frechet import features as inception_features
 from simvq_jax.metrics.image import decibels, official_square_error, official_ssim, psnr, ssim
+from simvq_jax.models.tokenizer import as_float
 from simvq_jax.scoring.common import Scored, Scorer, count_stages, local, token_figures
-from simvq_jax.step import as_float
 
 SSIM_WINDOW = 11
 

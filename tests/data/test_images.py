@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from simvq_jax.data import images
-from simvq_jax.step import as_float
+from simvq_jax.models.tokenizer import as_float
 
 LIMIT = 10**6
 
