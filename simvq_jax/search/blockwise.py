@@ -48,7 +48,7 @@ def search(
     """Nearest code of every token on this device.
 
     tokens: float32 (N, d). codebook: float32 or bfloat16 (K, d_basis). weight: (d_basis, d) and bias: (d,), or None.
-    allowed: bool (K,) or None, codes that may win. middle: (d,), which tokens count from and codes shall, or None; only
+    allowed: bool (K,) or None, codes that may win. middle: (d,), which tokens and codes shall count from, or None; only
     without a weight. platform: that of the device, as jax names it.
     """
     groups = Groups(sizes.group, sizes.block // sizes.group)

@@ -38,8 +38,8 @@ class Groups(NamedTuple):
 class Codes(NamedTuple):
     """The codebook, padded to whole blocks.
 
-    rows: (K', d_basis) float32 or bfloat16. middle: float32 (d_basis,), which codes count from, as tokens then do; or
-    None for 0. It is taken off where rows are read, so that no second codebook is formed.
+    rows: (K', d_basis) float32 or bfloat16. middle: float32 (d_basis,), which codes and tokens count from, or None for
+    0. It is taken off where rows are read, so that no second codebook is formed.
     norms: float32 (K',), ||c||. half_norms: (K',), ||c W||^2 / 2, infinite where a code must not win.
     group_norms, group_halves: float32 (K' / size,), the largest ||c|| and the largest half norm of each group.
     """

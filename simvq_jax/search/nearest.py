@@ -8,7 +8,7 @@ from jax.export import is_symbolic_dim
 
 from simvq_jax.search import backends, placement, sharded
 from simvq_jax.search.blockwise import Sizes
-from simvq_jax.search.codes import effective, from_middle
+from simvq_jax.search.codes import effective
 
 FOLD_BYTES = 4 << 20  # of Q = C W that is formed rather than u = (z - b) W^T
 FAR = 4.0  # times as far from 0 as from their middle: from then on what codes share is taken off
@@ -125,7 +125,7 @@ def _on_mesh(search, fold_on: str | None, centred: bool, tokens, split, whole):
             split = {**split, "codebook": effective(split["codebook"], whole["weight"], fold_on)}
             tokens, whole = tokens - whole["bias"][None], {"weight": None, "bias": None}
         middle = _far_middle(sharded.some_codes(split["codebook"], shards, MIDDLE_CODES)) if centred else None
-        found = search(from_middle(tokens, middle), **split, **whole, middle=middle)
+        found = search(tokens, **split, **whole, middle=middle)
         if shards > 1:
             found = sharded.nearest_of_shards(found, split["codebook"].shape[0])
         return found.indices, found.sq_distance

@@ -26,7 +26,7 @@ def search(tokens, codebook, weight, bias, allowed, middle=None) -> Found:
     """As the other backends: tokens (n, d), codebook (K, d_basis), W and b or None, bool (K,) or None, (d,) or None."""
     if weight is not None:
         codebook, tokens = effective(codebook, weight, "cpu"), tokens - bias[None]
-    codebook = from_middle(codebook, middle)
+    tokens, codebook = from_middle(tokens, middle), from_middle(codebook, middle)
     # From the codes' middle: scores of codes that lie close together far from 0 would be differences of large numbers.
     able = jnp.isfinite(jnp.sum(codebook**2, axis=1))[:, None]
     middle = jnp.sum(jnp.where(able, codebook, 0.0), axis=0) / jnp.maximum(jnp.sum(able), 1)

@@ -28,9 +28,10 @@ TYPICAL_GROUPS = 4  # candidate groups that a token has at most, as a rule
 UNASKED = 16  # of so many tokens, one is scored again without asking whether any must be
 FEW_GROUPS = 12  # a token with more candidate groups is scored against every code
 SCAN_NUMBERS = 2**20  # products that a scan of every code forms at once, or more:
-SCAN_CODES = 256  # at least so many codes of every token
+SCAN_CODES = 128  # at least so many codes of every token
 NEAR = 0.25  # of a token's square: codes at less than this squared distance are near it
 NEAR_TIES = 32  # codes that may be nearest between which the order decides; of more, the first by score
+EVEN = 128  # tiles are multiples of it
 PART = 32  # of a row, looked through as one for the largest values
 NO_CODE = jnp.iinfo(jnp.int32).max
 EPS = float(jnp.finfo(jnp.float32).eps)
@@ -66,8 +67,8 @@ def rounding(terms: int) -> float:
 
 
 class _Tile(NamedTuple):
-    """Tokens less the bias v: (T, d), and their squares (T,); in the space of the basis u: (T, d_basis), the length of
-    u (T,), and the rounding of a score of fixed order for a code of norm 1 (T,)."""
+    """Tokens less the bias and the middle v: (T, d), and their squares (T,); in the space of the basis u: (T, d_basis),
+    the length of u (T,), and the rounding of a score of fixed order for a code of norm 1 (T,)."""
 
     v: jax.Array
     square: jax.Array
@@ -103,11 +104,10 @@ def search(
         tile: tokens searched together. retry: tokens scored again together. platform: of the device.
     """
     n = tokens.shape[0]
-    tile, batch = max(min(tile, n), 1), batch_of(platform)
+    tile, batch = _even_tile(n, tile), batch_of(platform)
     # Whether any token must be scored again a GPU has to ask its host, which costs more than to score some anyway.
     ask = platform != "gpu"
-    v = tokens if bias is None else tokens - bias[None]
-    square = in_equal_batches(lambda v: jnp.sum(v * v, axis=-1), batch, v)
+    v, square = _squared(tokens, bias, codes, batch)
     tiles = [  # what is not finite costs no scan
         jnp.pad(a, ((0, -n % tile),) + ((0, 0),) * (a.ndim - 1), constant_values=fill).reshape(-1, tile, *a.shape[1:])
         for a, fill in ((v, jnp.nan), (square, jnp.nan))
@@ -118,6 +118,24 @@ def search(
     indices, refused = (a.reshape(-1)[:n] for a in searched[:2])
     order = _order(v, square, indices, codes, weight, batch)
     return Found(indices, jnp.where(refused, jnp.nan, order), square, searched[2].sum())
+
+
+def _even_tile(n: int, most: int) -> int:
+    """Tokens a tile, at most so many, of tiles as equal as may be: of one token more than a tile, few are padding."""
+    count = max(-(-n // most), 1)
+    return max(n, 1) if count == 1 else min(-(-n // (count * EVEN)) * EVEN, most)
+
+
+def _squared(tokens, bias, codes: Codes, batch: int):
+    """Tokens less the bias and the codes' middle, and their squares: (N, d), (N,)."""
+    if bias is None and codes.middle is None:
+        return tokens, in_equal_batches(lambda v: jnp.sum(v * v, axis=-1), batch, tokens)
+
+    def squared(tokens):
+        v = codes.from_middle(tokens if bias is None else tokens - bias[None])
+        return v, jnp.sum(v * v, axis=-1)
+
+    return in_equal_batches(squared, batch, tokens)  # a loop's result is formed once, not by all that read it
 
 
 def _search_tile(

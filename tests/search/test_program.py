@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from brute_force import random_problem
 from jax.sharding import NamedSharding, PartitionSpec
 
 from simvq_jax.mesh import make_mesh
-from simvq_jax.search import blockwise, nearest_allowed_code, nearest_code
+from simvq_jax.search import blockwise, nearest_allowed_code, nearest_code, rerank
 
 
 def test_under_jit_vmap_and_grad():
@@ -67,6 +68,25 @@ def test_no_array_over_tokens_and_codes():
     assert compiled.memory_analysis().temp_size_in_bytes < 140e6 < 4 * n * k
     plain = jax.jit(nearest_code).lower(*shapes[:2]).compile()
     assert plain.memory_analysis().temp_size_in_bytes < 4 * k * d  # nor a second codebook
+
+
+def test_tokens_less_what_codes_share_are_formed_once():
+    """Of 32 MB and more the C library asks the system for pages anew at every call, which took a third of the time."""
+    n, k, d = 4096, 512, 512
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((n, d), (k, d))]
+    of_tokens, of_scores = 4 * n * d, 4 * n * k
+    memory = jax.jit(nearest_code).lower(*shapes).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < min(2 * of_tokens + of_scores + (4 << 20), 32 << 20)
+
+
+@pytest.mark.parametrize("most", [8, 128, 1000, 4096])
+@pytest.mark.parametrize("n", [1, 7, 1000, 4096, 4097, 100_001])
+def test_tiles_are_as_equal_as_may_be(n, most):
+    tile = rerank._even_tile(n, most)
+    count = -(-n // tile)
+    assert 1 <= tile <= most and count == -(-n // most), "no more tiles than tiles of the largest size"
+    assert count * tile - n < count * rerank.EVEN
+    assert tile in (n, most) or tile % rerank.EVEN == 0
 
 
 def compiled_search(devices_in_mesh, n, k, d):
