@@ -107,16 +107,24 @@ def search(
     tile, batch = _even_tile(n, tile), batch_of(platform)
     # Whether any token must be scored again a GPU has to ask its host, which costs more than to score some anyway.
     ask = platform != "gpu"
-    v, square = _squared(tokens, bias, codes, batch)
+
+    def shifted(tokens):  # wherever they are read, so that all of them are never formed
+        return codes.from_middle(tokens if bias is None else tokens - bias[None])
+
+    def order_of(tokens, square, indices):
+        return _order(shifted(tokens), square, indices, codes, weight)
+
+    square = in_equal_batches(lambda tokens: _square(shifted(tokens)), batch, tokens)
     tiles = [  # what is not finite costs no scan
         jnp.pad(a, ((0, -n % tile),) + ((0, 0),) * (a.ndim - 1), constant_values=fill).reshape(-1, tile, *a.shape[1:])
-        for a, fill in ((v, jnp.nan), (square, jnp.nan))
+        for a, fill in ((tokens, jnp.nan), (square, jnp.nan))
     ]
     searched = jax.lax.map(
-        lambda own: _search_tile(own, codes, weight, coarse, error, groups, retry, ask, batch), tiles
+        lambda own: _search_tile(shifted(own[0]), own[1], codes, weight, coarse, error, groups, retry, ask, batch),
+        tiles,
     )
     indices, refused = (a.reshape(-1)[:n] for a in searched[:2])
-    order = _order(v, square, indices, codes, weight, batch)
+    order = in_equal_batches(order_of, batch, tokens, square, indices)
     return Found(indices, jnp.where(refused, jnp.nan, order), square, searched[2].sum())
 
 
@@ -126,23 +134,11 @@ def _even_tile(n: int, most: int) -> int:
     return max(n, 1) if count == 1 else min(-(-n // (count * EVEN)) * EVEN, most)
 
 
-def _squared(tokens, bias, codes: Codes, batch: int):
-    """Tokens less the bias and the codes' middle, and their squares: (N, d), (N,)."""
-    if bias is None and codes.middle is None:
-        return tokens, in_equal_batches(lambda v: jnp.sum(v * v, axis=-1), batch, tokens)
-
-    def squared(tokens):
-        v = codes.from_middle(tokens if bias is None else tokens - bias[None])
-        return v, jnp.sum(v * v, axis=-1)
-
-    return in_equal_batches(squared, batch, tokens)  # a loop's result is formed once, not by all that read it
-
-
 def _search_tile(
-    own, codes: Codes, weight, coarse, error: CoarseError, groups: Groups, retry: int, ask: bool, batch: int
+    v, square, codes: Codes, weight, coarse, error: CoarseError, groups: Groups, retry: int, ask: bool, batch: int
 ):
-    """own: v and square, as `_Tile` has them. -> indices (T,), whether not finite (T,), tokens scanned ()."""
-    tokens, finite = _measured(own[0], own[1], weight, batch)
+    """v and square: as `_Tile` has them. -> indices (T,), whether not finite (T,), tokens scanned ()."""
+    tokens, finite = _measured(v, square, weight, batch)
     searchable = finite & (codes.half_norms < jnp.inf).any()
     bounds = functools.partial(_bounds, error=error, codes=codes)
     maxima = coarse(tokens.u)
@@ -295,28 +291,30 @@ def _largest_of_all(tokens: _Tile, codes: Codes, threshold):
 def _nearest(tokens: _Tile, codes: Codes, weight, ids, batch: int):
     """The first in order of some codes that hold the nearest. ids: int32 (T, n) -> (T,)."""
     v, square = (jnp.repeat(a, ids.shape[1], axis=0) for a in (tokens.v, tokens.square))
-    order = _order(v, square, ids.reshape(-1), codes, weight, batch).reshape(ids.shape)
+    order = in_equal_batches(
+        lambda v, square, ids: _order(v, square, ids, codes, weight), batch, v, square, ids.reshape(-1)
+    ).reshape(ids.shape)
     return jnp.where(order == order.min(axis=-1, keepdims=True), ids, NO_CODE).min(axis=-1)
 
 
-def _order(v, square, indices, codes: Codes, weight, batch: int):
-    """What grows with `||v - q||^2`, q = c W, and rounds no more than scores do; always the same bits.
+def _square(v):
+    return jnp.sum(v * v, axis=-1)
+
+
+def _order(v, square, indices, codes: Codes, weight):
+    """What grows with `||v - q||^2`, q = c W, and rounds no more than scores do; in equal batches always the same bits.
 
     Of a code that is not near the token it is `||v - q||^2 - ||v||^2`, summed without `||v||^2`, which tells no code
     from another and whose rounding would hide short ones. Of a near code the squared distance r itself tells more; as
     `-1 / r`, scaled so that one meets the other at r = NEAR ||v||^2, it joins that scale and keeps r's digits. The unit
     keeps either from overflowing. Infinite for a code that must not win. (n, d), (n,), (n,) -> (n,).
     """
-
-    def measure(v, square, indices):
-        q = codes.from_middle(codes.rows[indices])
-        q = q if weight is None else jnp.dot(q, weight, precision=HIGHEST)
-        direct = jnp.sum((v - q) ** 2, axis=-1)
-        without = jnp.sum(q * (q - 2 * v), axis=-1)
-        order = jnp.where(direct < NEAR * square, -_reciprocal(square, direct), without / _unit(square))
-        return jnp.where(codes.half_norms[indices] < jnp.inf, order, jnp.inf)
-
-    return in_equal_batches(measure, batch, v, square, indices)
+    q = codes.from_middle(codes.rows[indices])
+    q = q if weight is None else jnp.dot(q, weight, precision=HIGHEST)
+    direct = jnp.sum((v - q) ** 2, axis=-1)
+    without = jnp.sum(q * (q - 2 * v), axis=-1)
+    order = jnp.where(direct < NEAR * square, -_reciprocal(square, direct), without / _unit(square))
+    return jnp.where(codes.half_norms[indices] < jnp.inf, order, jnp.inf)
 
 
 def _unit(square):

@@ -70,13 +70,13 @@ def test_no_array_over_tokens_and_codes():
     assert plain.memory_analysis().temp_size_in_bytes < 4 * k * d  # nor a second codebook
 
 
-def test_tokens_less_what_codes_share_are_formed_once():
-    """Of 32 MB and more the C library asks the system for pages anew at every call, which took a third of the time."""
+def test_tokens_less_what_codes_share_are_formed_a_tile_at_a_time():
+    """Copies of all of them cost a third of the time: so much memory the C library asks the system for at every call."""
     n, k, d = 4096, 512, 512
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((n, d), (k, d))]
     of_tokens, of_scores = 4 * n * d, 4 * n * k
     memory = jax.jit(nearest_code).lower(*shapes).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < min(2 * of_tokens + of_scores + (4 << 20), 32 << 20)
+    assert memory.temp_size_in_bytes < 1.7 * (of_tokens + of_scores)  # that of one tile, which has all tokens here
 
 
 @pytest.mark.parametrize("most", [8, 128, 1000, 4096])
