@@ -71,7 +71,7 @@ def test_no_array_over_tokens_and_codes():
 
 
 def test_tokens_less_what_codes_share_are_formed_a_tile_at_a_time():
-    """Copies of all of them cost a third of the time: so much memory the C library asks the system for at every call."""
+    """Copies of all of them took a third of the time: of so much memory the system gives new pages at every call."""
     n, k, d = 4096, 512, 512
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((n, d), (k, d))]
     of_tokens, of_scores = 4 * n * d, 4 * n * k
