@@ -47,7 +47,8 @@ def search(
 ) -> rerank.Found:
     """Nearest code of every token on this device.
 
-    tokens: float32 (N, d). codebook: float32 or bfloat16 (K, d_basis). weight: (d_basis, d) and bias: (d,), or None.
+    tokens: float32 (N, d). codebook: float32 or bfloat16 (K, d_basis). weight: (d_basis, d) or None.
+    bias: (d,) or None, taken off tokens; without a weight, of codes that were transformed before.
     allowed: bool (K,) or None, codes that may win. middle: (d,), which tokens and codes shall count from, or None; only
     without a weight. platform: that of the device, as jax names it.
     """

@@ -123,7 +123,7 @@ def _on_mesh(search, fold_on: str | None, centred: bool, tokens, split, whole):
     def on_one_device(tokens, split, whole):
         if fold_on is not None:
             split = {**split, "codebook": effective(split["codebook"], whole["weight"], fold_on)}
-            tokens, whole = tokens - whole["bias"][None], {"weight": None, "bias": None}
+            whole = {**whole, "weight": None}
         middle = _far_middle(sharded.some_codes(split["codebook"], shards, MIDDLE_CODES)) if centred else None
         found = search(tokens, **split, **whole, middle=middle)
         if shards > 1:

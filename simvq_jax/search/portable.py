@@ -25,7 +25,9 @@ class Best(NamedTuple):
 def search(tokens, codebook, weight, bias, allowed, middle=None) -> Found:
     """As the other backends: tokens (n, d), codebook (K, d_basis), W and b or None, bool (K,) or None, (d,) or None."""
     if weight is not None:
-        codebook, tokens = effective(codebook, weight, "cpu"), tokens - bias[None]
+        codebook = effective(codebook, weight, "cpu")
+    if bias is not None:
+        tokens = tokens - bias[None]
     tokens, codebook = from_middle(tokens, middle), from_middle(codebook, middle)
     # From the codes' middle: scores of codes that lie close together far from 0 would be differences of large numbers.
     able = jnp.isfinite(jnp.sum(codebook**2, axis=1))[:, None]

@@ -31,7 +31,7 @@ SCAN_NUMBERS = 2**20  # products that a scan of every code forms at once, or mor
 SCAN_CODES = 128  # at least so many codes of every token
 NEAR = 0.25  # of a token's square: codes at less than this squared distance are near it
 NEAR_TIES = 32  # codes that may be nearest between which the order decides; of more, the first by score
-EVEN = 128  # tiles are multiples of it
+EVEN = 128  # tiles are multiples of it, unless there is one, or it would be too large
 PART = 32  # of a row, looked through as one for the largest values
 NO_CODE = jnp.iinfo(jnp.int32).max
 EPS = float(jnp.finfo(jnp.float32).eps)
@@ -98,7 +98,7 @@ def search(
     """Nearest code of every token.
 
     Args:
-        tokens: float32 (N, d). weight: (d_basis, d) and bias: (d,), or None and None.
+        tokens: float32 (N, d). weight: (d_basis, d) or None. bias: (d,) or None, taken off tokens.
         coarse: maps u: (T, d_basis) to each group's largest score (T, G); of groups of one code to `u . c` without
             `- h`, which XLA then need not store. error: how far those may be off.
         tile: tokens searched together. retry: tokens scored again together. platform: of the device.
@@ -302,7 +302,8 @@ def _square(v):
 
 
 def _order(v, square, indices, codes: Codes, weight):
-    """What grows with `||v - q||^2`, q = c W, and rounds no more than scores do; in equal batches always the same bits.
+    """What grows with `||v - q||^2`, q = c W, and rounds no more than scores do; in equal batches of one
+    program always the same bits.
 
     Of a code that is not near the token it is `||v - q||^2 - ||v||^2`, summed without `||v||^2`, which tells no code
     from another and whose rounding would hide short ones. Of a near code the squared distance r itself tells more; as
