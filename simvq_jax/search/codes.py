@@ -62,6 +62,11 @@ def from_middle(rows, middle):
     return rows if middle is None else rows - jnp.broadcast_to(middle, rows.shape)
 
 
+def shifted(tokens, bias, middle):
+    """Tokens (n, d) less the bias and the middle (d,), of which either may be None."""
+    return from_middle(tokens if bias is None else tokens - bias[None], middle)
+
+
 def in_equal_batches(f, batch: int, *arrays):
     """`f(*arrays)` by batches of rows, all of one shape whatever the number of rows: (n, ...) each -> tree of (n, ...).
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.search.codes import HIGHEST, effective, from_middle
+from simvq_jax.search.codes import HIGHEST, effective, from_middle, shifted
 from simvq_jax.search.rerank import Found
 
 BLOCK = 1024  # codes at once
@@ -23,20 +23,19 @@ class Best(NamedTuple):
 
 
 def search(tokens, codebook, weight, bias, allowed, middle=None) -> Found:
-    """As the other backends: tokens (n, d), codebook (K, d_basis), W and b or None, bool (K,) or None, (d,) or None."""
+    """As the other backends: tokens (n, d), codebook (K, d_basis), W or None, b or None, bool (K,) or None, (d,) or
+    None."""
     if weight is not None:
         codebook = effective(codebook, weight, "cpu")
-    if bias is not None:
-        tokens = tokens - bias[None]
-    tokens, codebook = from_middle(tokens, middle), from_middle(codebook, middle)
+    tokens, codebook = shifted(tokens, bias, middle), from_middle(codebook, middle)
     # From the codes' middle: scores of codes that lie close together far from 0 would be differences of large numbers.
     able = jnp.isfinite(jnp.sum(codebook**2, axis=1))[:, None]
     middle = jnp.sum(jnp.where(able, codebook, 0.0), axis=0) / jnp.maximum(jnp.sum(able), 1)
-    shifted = codebook - middle[None]
-    half_norms = 0.5 * jnp.sum(shifted**2, axis=1)
+    centred = codebook - middle[None]
+    half_norms = 0.5 * jnp.sum(centred**2, axis=1)
     wins = jnp.isfinite(half_norms) if allowed is None else jnp.isfinite(half_norms) & allowed
     half_norms = jnp.where(wins, half_norms, jnp.inf)
-    rows = jnp.where(wins[:, None], shifted, 0.0)
+    rows = jnp.where(wins[:, None], centred, 0.0)
     k = rows.shape[0]
     size = min(BLOCK, k)
     padding = -k % size

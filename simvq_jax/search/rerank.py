@@ -22,7 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from simvq_jax.search.codes import HIGHEST, Codes, Groups, batch_of, in_equal_batches
+from simvq_jax.search.codes import HIGHEST, Codes, Groups, batch_of, in_equal_batches, shifted
 
 TYPICAL_GROUPS = 4  # candidate groups that a token has at most, as a rule
 UNASKED = 16  # of so many tokens, one is scored again without asking whether any must be
@@ -107,23 +107,19 @@ def search(
     tile, batch = _even_tile(n, tile), batch_of(platform)
     # Whether any token must be scored again a GPU has to ask its host, which costs more than to score some anyway.
     ask = platform != "gpu"
-
-    def shifted(tokens):  # wherever they are read, so that all of them are never formed
-        return codes.from_middle(tokens if bias is None else tokens - bias[None])
-
-    def order_of(tokens, square, indices):
-        return _order(shifted(tokens), square, indices, codes, weight)
-
-    square = in_equal_batches(lambda tokens: _square(shifted(tokens)), batch, tokens)
+    # Wherever they are read, so that all of them are never formed.
+    v_of = functools.partial(shifted, bias=bias, middle=codes.middle)
+    square = in_equal_batches(lambda tokens: _square(v_of(tokens)), batch, tokens)
     tiles = [  # what is not finite costs no scan
         jnp.pad(a, ((0, -n % tile),) + ((0, 0),) * (a.ndim - 1), constant_values=fill).reshape(-1, tile, *a.shape[1:])
         for a, fill in ((tokens, jnp.nan), (square, jnp.nan))
     ]
     searched = jax.lax.map(
-        lambda own: _search_tile(shifted(own[0]), own[1], codes, weight, coarse, error, groups, retry, ask, batch),
+        lambda own: _search_tile(v_of(own[0]), own[1], codes, weight, coarse, error, groups, retry, ask, batch),
         tiles,
     )
     indices, refused = (a.reshape(-1)[:n] for a in searched[:2])
+    order_of = lambda tokens, square, indices: _order(v_of(tokens), square, indices, codes, weight)  # noqa: E731
     order = in_equal_batches(order_of, batch, tokens, square, indices)
     return Found(indices, jnp.where(refused, jnp.nan, order), square, searched[2].sum())
 
@@ -185,7 +181,7 @@ def _measured(v, square, weight, batch: int) -> tuple[_Tile, jax.Array]:
         # u and c W were rounded too. Of sums of so many terms this is what they come to, with ample room; the worst
         # case, without the root, would make every tenth token one to look at again.
         of_u = 4 * math.sqrt(max(weight.shape)) * EPS * jnp.sqrt(jnp.sum(weight * weight)) * jnp.sqrt(square)
-        square_u = jnp.sum(u * u, axis=-1)
+        square_u = _square(u)
     length = jnp.sqrt(square_u)
     finite = jnp.isfinite(square_u) & jnp.isfinite(square)
     return _Tile(v, square, u, length, rounding(u.shape[1]) * length + of_u), finite
@@ -291,9 +287,8 @@ def _largest_of_all(tokens: _Tile, codes: Codes, threshold):
 def _nearest(tokens: _Tile, codes: Codes, weight, ids, batch: int):
     """The first in order of some codes that hold the nearest. ids: int32 (T, n) -> (T,)."""
     v, square = (jnp.repeat(a, ids.shape[1], axis=0) for a in (tokens.v, tokens.square))
-    order = in_equal_batches(
-        lambda v, square, ids: _order(v, square, ids, codes, weight), batch, v, square, ids.reshape(-1)
-    ).reshape(ids.shape)
+    order_of = functools.partial(_order, codes=codes, weight=weight)
+    order = in_equal_batches(order_of, batch, v, square, ids.reshape(-1)).reshape(ids.shape)
     return jnp.where(order == order.min(axis=-1, keepdims=True), ids, NO_CODE).min(axis=-1)
 
 
@@ -302,8 +297,8 @@ def _square(v):
 
 
 def _order(v, square, indices, codes: Codes, weight):
-    """What grows with `||v - q||^2`, q = c W, and rounds no more than scores do; in equal batches of one
-    program always the same bits.
+    """What grows with `||v - q||^2`, q = c W, and rounds no more than scores do; the same bits in equal batches of one
+    program.
 
     Of a code that is not near the token it is `||v - q||^2 - ||v||^2`, summed without `||v||^2`, which tells no code
     from another and whose rounding would hide short ones. Of a near code the squared distance r itself tells more; as
