@@ -122,6 +122,13 @@ def test_decode_takes_any_whole_numbers(tokenizer, indices):
     assert tokenizer.decode(indices).shape == (batch, height * F, width * F, 3)
 
 
+def test_all_of_it_may_be_called_under_jit(tokenizer):
+    x = pictures(1, 5, 8)
+    np.testing.assert_allclose(jax.jit(tokenizer.reconstruct)(x), tokenizer.reconstruct(x), atol=1e-5)
+    with pytest.raises(ValueError, match=r"indices are float32 \(1, 2, 2\) but must be whole numbers"):
+        jax.jit(tokenizer.decode)(jnp.zeros((1, 2, 2)))
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 4), (5, 8), (13, 7)])
 def test_reconstruct_takes_any_size(tokenizer, height, width):
     """As if the edge had been repeated up to the next multiple of f."""

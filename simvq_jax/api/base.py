@@ -61,19 +61,21 @@ class Tokenizer(abc.ABC):
             digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def checked_indices(self, indices, axes: tuple[str, ...], lowest: int = 0) -> np.ndarray:
+    def checked_indices(self, indices, axes: tuple[str, ...], lowest: int = 0):
         """Indices as int32. axes: what an index is of, as ("b", "h", "w"); stages come behind them.
 
-        Raises ValueError on another shape, and on anything but whole numbers in [lowest, K).
+        Raises ValueError on another shape, and on anything but whole numbers in [lowest, K), of which under jit only
+        the type can be looked at.
         """
-        indices = np.asarray(indices)
+        traced = isinstance(indices, jax.core.Tracer)
+        indices = indices if traced else np.asarray(indices)
         size, stages = self.config.quantizer.codebook_size, self.config.quantizer.stages
         last = () if stages == 1 else (stages,)
         wanted = ", ".join([*axes, *map(str, last)])
         right = indices.ndim == len(axes) + len(last) and indices.shape[len(axes) :] == last
         if not right or not np.issubdtype(indices.dtype, np.integer):
             raise ValueError(f"indices are {indices.dtype} {indices.shape} but must be whole numbers ({wanted}).")
-        if indices.size and not lowest <= indices.min() <= indices.max() < size:
+        if not traced and indices.size and not lowest <= indices.min() <= indices.max() < size:
             raise ValueError(
                 f"indices lie in [{indices.min()}, {indices.max()}] but the codebook has {size} codes:"
                 f" give values in [0, {size - 1}]."

@@ -18,7 +18,8 @@ BRIGHTEST = 8.0  # of floats: beyond it are levels up to 255, or no pictures
 class ImageTokenizer(Tokenizer):
     """Images to indices and back.
 
-    Images are (b, h, w, 3), float in [-1, 1] or uint8; indices int32 (b, h / f, w / f), with a last axis of stages if
+    All methods may be called under jit, where values cannot be checked. Images are (b, h, w, 3), float in [-1, 1] or
+    uint8; indices int32 (b, h / f, w / f), with a last axis of stages if
     the quantizer is compound. `factor` is f.
     """
 
@@ -54,7 +55,8 @@ class ImageTokenizer(Tokenizer):
         x = _image_array(x)
         height, width = x.shape[1:3]
         padding = ((0, 0), (0, -height % self.factor), (0, -width % self.factor), (0, 0))
-        return self._cut(None, self.decode(self.encode(np.pad(x, padding, mode="edge"))), x)
+        pad = jnp.pad if isinstance(x, jax.core.Tracer) else np.pad  # which compiles nothing
+        return self._cut(None, self.decode(self.encode(pad(x, padding, mode="edge"))), x)
 
     def _checked(self, x):
         x = _image_array(x)

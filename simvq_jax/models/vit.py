@@ -71,8 +71,9 @@ class ViTEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """x: (b, h, w, 3) -> (b, h / f, w / f, d)."""
+        """x: (b, h, w, 3) -> (b, h / f, w / f, d). Raises ValueError unless h and w are multiples of f, above 0."""
         check_heads(self.width, self.heads)
+        _check_sides(x.shape, self.patch)
         size = (self.patch, self.patch)
         patches = nn.Conv(self.width, size, size, "VALID", dtype=self.dtype, kernel_init=PATCHES, name="patches")
         x = blocks(self, patches(x))
@@ -135,6 +136,13 @@ def rotate(x):
     even, odd = x[..., : c // 2].astype(jnp.float32), x[..., c // 2 :].astype(jnp.float32)
     cos, sin = (jnp.broadcast_to(a, even.shape) for a in (jnp.cos(angles), jnp.sin(angles)))
     return jnp.concatenate([even * cos - odd * sin, even * sin + odd * cos], axis=-1).astype(x.dtype)
+
+
+def _check_sides(shape, patch: int) -> None:
+    """Of sizes that are known when the program is traced; exported ones are multiples by their symbols."""
+    sides = [side for side in shape[1:3] if isinstance(side, int)]
+    if any(side < 1 or side % patch for side in sides):
+        raise ValueError(f"images are {shape[1]}x{shape[2]} but must be multiples of {patch}: pad or crop them.")
 
 
 def check_heads(width: int, heads: int) -> None:

@@ -63,6 +63,11 @@ class Quantizer(nn.Module):
         return False
 
     @property
+    def mixes(self) -> bool:
+        """Whether some parts of a token project and others do not."""
+        return False
+
+    @property
     def start_tokens(self) -> int:
         """Tokens that `init` should be given, where it looks at their values; 0 = it does not."""
         return 0
@@ -105,6 +110,11 @@ class Quantizer(nn.Module):
         if mask.shape != z.shape[:-1]:
             raise ValueError(f"mask has shape {mask.shape} but the tokens have {z.shape[:-1]}: make them equal.")
         return mask.astype(jnp.float32)
+
+    def check_indices(self, indices):
+        """Raises ValueError unless they are whole numbers: floats would be cut, and truth values taken for a mask."""
+        if not jnp.issubdtype(indices.dtype, jnp.integer):
+            raise ValueError(f"indices are {indices.dtype} but must be whole numbers: cast them to int32.")
 
     def key_to_draw(self):
         """A key of the stream "quantizer", or where it is not given of "params". Raises ValueError without either."""

@@ -51,6 +51,11 @@ class _Compound(Quantizer):
     def check_stages(self):
         if not self.stages:
             raise ValueError("stages is empty but must hold at least one quantizer.")
+        if len({id(stage) for stage in self.stages}) < len(self.stages):
+            raise ValueError(
+                "stages holds one quantizer several times but each must be its own: write [SimVQ(...) for _ in"
+                " range(n)], not [SimVQ(...)] * n."
+            )
         shapes = [stage.index_shape for stage in self.stages]
         if len(set(shapes)) > 1:
             raise ValueError(f"the stages give indices of shapes {shapes} a token but must agree: nest them alike.")
@@ -67,6 +72,7 @@ class _Compound(Quantizer):
         return tuple(stage.codebook() for stage in self.stages)
 
     def check_indices(self, indices):
+        super().check_indices(indices)
         if indices.shape[-1:] != (len(self.stages),):
             raise ValueError(
                 f"indices have shape {indices.shape} but must be (..., {len(self.stages)}), an index of every stage."
@@ -91,7 +97,7 @@ class ResidualQuantizer(_Compound):
     Fields:
         stages: quantizers of one `dim`, as `[SimVQ(1024, 64) for _ in range(8)]`, without a dtype of their own. Stages
             of FSQ or LFQ should project (a `dim` other than that of their codes): else all have one scale, and those
-            after the first find little that they could tell apart.
+            after the first find little that they could tell apart. Of a product all parts must project, or none.
         dropout: in training, share of the items (first axis of z) that are given a random number of stages, from one
             up, so that few stages serve too; it needs `rngs={"quantizer": key}`. Of a stage that an item is not given
             the index is -1, and a stage's losses are means over the items that it is given, not over all as in DAC.
@@ -109,6 +115,11 @@ class ResidualQuantizer(_Compound):
         dims = [stage.dim for stage in self.stages]
         if len(set(dims)) > 1:
             raise ValueError(f"the stages have dims {dims} but quantize what others left: give all the same dim.")
+        if any(stage.mixes for stage in self.stages):
+            raise ValueError(
+                "a stage is a product of which some parts project and others do not, whose gradients pass differently:"
+                " make a product of residual quantizers instead."
+            )
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout is {self.dropout} but must lie in [0, 1].")
 
@@ -137,6 +148,7 @@ class ResidualQuantizer(_Compound):
 
         Raises ValueError where there are more indices than stages.
         """
+        super(_Compound, self).check_indices(indices)
         if not 1 <= indices.shape[-1] <= len(self.stages):
             raise ValueError(
                 f"indices have shape {indices.shape} but must be (..., n), n from 1 to the {len(self.stages)} stages."
@@ -169,6 +181,10 @@ class ProductQuantizer(_Compound):
     @property
     def dim(self) -> int:
         return sum(stage.dim for stage in self.stages)
+
+    @property
+    def mixes(self) -> bool:
+        return len({stage.projects for stage in self.stages}) > 1 or any(stage.mixes for stage in self.stages)
 
     def setup(self):
         self.check_stages()

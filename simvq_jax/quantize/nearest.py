@@ -79,6 +79,7 @@ class NearestCode(Quantizer):
 
     def lookup(self, indices):
         """Codes of indices: int (...) -> (..., d) float32; the values that the forward pass uses."""
+        self.check_indices(indices)
         return self.take(indices)
 
     def take(self, indices):

@@ -31,6 +31,7 @@ class _Scalar(Quantizer):
 
     def lookup(self, indices):
         """Codes of indices: int (...) -> (..., d) float32; the values that the forward pass uses."""
+        self.check_indices(indices)
         return self.project_out(self.values_of(indices))
 
     def codebook(self):
@@ -96,11 +97,12 @@ class FSQ(_Scalar):
 
     def _bound(self, z):
         """Squashes dimension i to just over its levels, so that rounding gives as many (after the paper's appendix A.1;
-        arctanh, where that shifts by a tangent, leaves 0 at 0)."""
+        arctanh, where that shifts by a tangent, leaves 0 at 0). Of two levels none is 0, which stays between them:
+        shifted to one, it would be where tanh is all but flat."""
         levels = np.asarray(self.levels, np.float32)
         reach = (levels - 1) * (1 + 1e-3) / 2
         offset = np.where(levels % 2 == 0, 0.5, 0.0).astype(np.float32)  # an even number lies around -1/2
-        shift = np.arctanh(offset / reach)
+        shift = np.where(levels > 2, np.arctanh(offset / reach), 0.0).astype(np.float32)
         return jnp.tanh(z + _like(shift, z)) * _like(reach, z) - _like(offset, z)
 
     @property
@@ -140,7 +142,7 @@ class LFQ(_Scalar):
     @property
     def code_dim(self) -> int:
         """log2(K)."""
-        return self.codebook_size.bit_length() - 1
+        return int(self.codebook_size).bit_length() - 1
 
     def setup(self):
         self.check_fields()
@@ -148,8 +150,11 @@ class LFQ(_Scalar):
             raise ValueError(f"codebook_size is {self.codebook_size} but must be a power of two from 2 to 2^30.")
         if not 1 <= self.group_bits <= 16:
             raise ValueError(f"group_bits is {self.group_bits} but must lie in [1, 16].")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature} but must be above 0.")
+        for name in ("beta", "entropy_weight", "diversity"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)} but must be at least 0 and finite.")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature} but must be above 0 and finite.")
         self.make_projections()
         self.make_stats()
 

@@ -39,7 +39,7 @@ class SimVQ(RestartedCodes):
         basis_dtype: "float32" or "bfloat16", in which C then is defined: half the memory, and about four fifths
             of the search's time on matrix units.
         basis_seed: None draws C by the key of `init`; a number draws it from that alone, the same on every platform,
-            so that C need not be stored.
+            so that C need not be stored: `seeded_basis` draws it, for `{"codebook": {"basis": ...}}`.
         basis_file: a .npy file whose rows, centred and scaled, are C instead: the frozen features under a projector of
             VQGAN-LC (2406.11837). See `features` of basis.py.
         start_scale: None starts W and b as torch.nn.Linear does, as the paper; a number has `init` match them to the

@@ -87,6 +87,12 @@ def test_compute_in_bfloat16_leaves_parameters_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("sides", [(20, 24), (24, 23), (0, 8)])
+def test_sides_that_are_no_multiples_get_one_sentence(sides):
+    with pytest.raises(ValueError, match=f"images are {sides[0]}x{sides[1]} but must be multiples of 8: pad or crop"):
+        ViTEncoder(**{**FIELDS, "patch": 8}).init(jax.random.key(0), jnp.zeros((1, *sides, 3)))
+
+
 def test_a_width_that_heads_cannot_share_gets_one_sentence():
     with pytest.raises(ValueError, match="a width of 18 is no positive multiple of 4 x 2 heads"):
         ViTEncoder(**{**FIELDS, "width": 18}).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))

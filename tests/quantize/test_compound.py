@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simvq_jax.quantize import EMAVQ, FSQ, LFQ, VQ, ProductQuantizer, ResidualQuantizer, SimVQ
+from simvq_jax.quantize import EMAVQ, FSQ, LFQ, VQ, FactorizedVQ, ProductQuantizer, ResidualQuantizer, SimVQ
 
 D = 6
 TOKENS = np.random.default_rng(0).standard_normal((4, 5, D), np.float32)
+
+
+MIXED = ProductQuantizer([SimVQ(4, 3), FactorizedVQ(4, 3, code_dim=2)])
 
 
 def stages(count=3, dim=D, **fields):
@@ -182,6 +185,10 @@ def test_masked_tokens_do_not_count():
         (ResidualQuantizer([]), "stages is empty"),
         (ProductQuantizer([]), "stages is empty"),
         (ResidualQuantizer([VQ(4, 2), VQ(4, 3)]), r"dims \[2, 3\] but quantize"),
+        (ResidualQuantizer([VQ(4, D)] * 2), r"stages holds one quantizer several times .*: write \[SimVQ"),
+        (ProductQuantizer([VQ(4, 3)] * 2), "stages holds one quantizer several times"),
+        (ResidualQuantizer([MIXED]), "a stage is a product of which some parts project and others do not"),
+        (ResidualQuantizer([ProductQuantizer([MIXED])]), "a stage is a product of which some parts project"),
         (ResidualQuantizer([VQ(4, D)], dropout=1.5), r"dropout is 1.5 but must lie in \[0, 1\]"),
         (ProductQuantizer([VQ(4, 2), VQ(4, 3)]), r"z has shape \(4, 5, 6\) but must be \(..., 5\)"),
     ],

@@ -126,6 +126,15 @@ def test_codes_of_rounded_tokens_are_given_whole_where_that_is_asked(kind):
     np.testing.assert_allclose(out.z_q, quantizer.apply(variables, out.indices, method="lookup"), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["simvq", "ema_vq", "fsq", "lfq", "factorized_vq", "residual", "product"])
+@pytest.mark.parametrize("dtype", ["float32", "bool"])
+def test_indices_of_other_types_are_refused(kind, dtype):
+    variables = KINDS[kind].init(jax.random.key(0), TOKENS)
+    indices = KINDS[kind].apply(variables, TOKENS).indices.astype(dtype)
+    with pytest.raises(ValueError, match=f"indices are {dtype} but must be whole numbers"):
+        KINDS[kind].apply(variables, indices, method="lookup")
+
+
 @pytest.mark.parametrize("kind", ["simvq", "ema_vq", "fsq", "factorized_vq", "residual", "product"])
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64"])
 def test_tokens_of_other_types_are_refused(kind, dtype):

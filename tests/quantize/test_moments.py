@@ -91,6 +91,8 @@ def test_tokens_of_few_dimensions_among_many_are_no_trouble(dim, falling):
     scale = np.cov(z.T).max()
     np.testing.assert_allclose(np.cov(codes.T) / scale, np.cov(z.T) / scale, atol=0.5)
     assert np.trace(np.cov(codes.T)) < 1.3 * np.trace(np.cov(z.T))
+    without_tokens = turn[16:].T  # directions in which tokens have none of their spread, or a 2^-32nd
+    assert np.trace(np.cov((codes @ without_tokens).T)) < 0.005 * np.trace(np.cov(z.T))
 
 
 def test_only_the_commitment_is_trained():

@@ -1,6 +1,7 @@
 """FSQ and LFQ against their papers' definitions, written out in numpy."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,8 @@ def fsq_values(z):
     values = np.empty_like(z)
     for i, levels in enumerate(LEVELS):
         reach, offset = (levels - 1) * 1.001 / 2, 0.5 if levels % 2 == 0 else 0.0
-        bounded = np.tanh(z[:, i] + np.arctanh(offset / reach)) * reach - offset
+        shift = np.arctanh(offset / reach) if levels > 2 else 0
+        bounded = np.tanh(z[:, i] + shift) * reach - offset
         values[:, i] = np.round(bounded) / (levels // 2)
     return values
 
@@ -46,7 +48,8 @@ def test_fsq_s_codes_are_all_combinations_of_levels():
     # Every code is reached: the codes themselves, stretched to where tanh is near them, come back.
     levels = np.asarray(LEVELS)
     reach, offset = (levels - 1) * 1.001 / 2, np.where(levels % 2 == 0, 0.5, 0)
-    z = np.arctanh((codebook * (levels // 2) + offset) / reach) - np.arctanh(offset / reach)
+    shift = np.where(levels > 2, np.arctanh(offset / reach), 0)
+    z = np.arctanh((codebook * (levels // 2) + offset) / reach) - shift
     np.testing.assert_array_equal(module.apply(variables, z.astype(np.float32)).indices, np.arange(K))
 
 
@@ -57,6 +60,15 @@ def test_fsq_of_many_levels_stays_within_them(levels):
     out = module.apply({}, z)
     np.testing.assert_array_equal(out.indices, [levels - 1, 0])
     np.testing.assert_array_equal(out.z_q, module.apply({}, out.indices, method="lookup"))
+
+
+def test_fsq_of_two_levels_tells_signs():
+    module = FSQ((2,) * 8, 8)
+    variables, z = made(module, (500, 8), scale=1.0)
+    out = module.apply(variables, z)
+    np.testing.assert_array_equal(out.indices, (np.asarray(z) > 0) @ 2 ** np.arange(8))
+    gradient = jax.grad(lambda z: module.apply(variables, z).z_q.sum())(z)
+    assert np.median(gradient) > 0.2
 
 
 def test_fsq_s_gradient_is_that_of_the_bound():
@@ -141,6 +153,10 @@ def test_the_contract_with_projections(module):
         (LFQ(24, 4), "codebook_size is 24 but must be a power of two"),
         (LFQ(1, 4), "codebook_size is 1 but must be a power of two"),
         (LFQ(16, 4, temperature=0.0), "temperature is 0.0 but must be above 0"),
+        (LFQ(16, 4, temperature=math.inf), "temperature is inf but must be above 0 and finite"),
+        (LFQ(16, 4, beta=-1.0), "beta is -1.0 but must be at least 0 and finite"),
+        (LFQ(16, 4, entropy_weight=math.nan), "entropy_weight is nan but must be at least 0 and finite"),
+        (LFQ(16, 4, diversity=-2.0), "diversity is -2.0 but must be at least 0 and finite"),
         (LFQ(16, 4, group_bits=0), r"group_bits is 0 but must lie in \[1, 16\]"),
     ],
 )
