@@ -45,7 +45,7 @@ from simvq_jax.official import (
 )
 from simvq_jax.official.architecture import OF_PICTURES, OF_SOUND
 from simvq_jax.state import Player, TrainState
-from simvq_jax.store import path_of
+from simvq_jax.store import local_path, path_of
 
 # The paper's experiments; the codebook's size is the file's.
 PAPERS = {OF_PICTURES: (imagenet128_simvq, "1k,paper"), OF_SOUND: (libritts24k_simvq, "4k,paper")}
@@ -218,10 +218,11 @@ def main(checkpoint: str, run: str, out: str, modality: str, weights: str, confi
         raise ValueError("give --checkpoint=FILE to convert into a run, or --run=RUN to write its weights, not both.")
     if run and (modality or config.config is not None or config.overrides):
         raise ValueError("--modality and --config are of official checkpoints, but --run is none: leave them out.")
+    target = local_path("out", out)
     if run:
-        print(f"{out}: {export(path_of(run), Path(out), weights)} tensors, load them with strict=False")
+        print(f"{out}: {export(path_of(run), target, weights)} tensors, load them with strict=False")
         return
-    done = convert(Path(checkpoint), Path(out), modality, weights, config.config, config.overrides)
+    done = convert(local_path("checkpoint", checkpoint), target, modality, weights, config.config, config.overrides)
     numbers = sum(array.size for array in done.official.weights.values())
     print(f"{out}: {done.architecture.modality} tokenizer of {numbers:,} numbers")
     for key, value in done.architecture.keys.items():

@@ -75,6 +75,13 @@ def is_finished(run: Run, argument: str, workdir: Path) -> bool:
     folder = workdir / run.name
     check_run(config, folder)
     evaluation = read_evaluation(folder)
-    held_out = evaluation.get("provenance", {}).get("split", "eval") == "eval"
-    there = evaluation and held_out and evaluated_at(evaluation) in (config.steps, None)
-    return bool(there) and (folder / "checkpoints" / str(config.steps)).is_dir()
+    if not evaluation or not _is_of_all_held_out(evaluation, config.data.source):
+        return False
+    return evaluated_at(evaluation) in (config.steps, None) and (folder / "checkpoints" / str(config.steps)).is_dir()
+
+
+def _is_of_all_held_out(evaluation: dict[str, Any], source: str) -> bool:
+    """Whether it was made on what the run holds out, not on other data or a part."""
+    provenance = evaluation.get("provenance", {})
+    split, limit = provenance.get("split", "eval"), provenance.get("limit", 0)
+    return evaluation["data"] == source and split == "eval" and not limit

@@ -9,7 +9,6 @@ import collections
 import copy
 import json
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from simvq_jax.hlo import Collective, Program
 from simvq_jax.mesh import CODES, batch_sharding, check_batch, check_codebook, jit_step, make_mesh
 from simvq_jax.start import state_template
 from simvq_jax.state import TrainState
+from simvq_jax.store import local_path
 
 
 class Chip(NamedTuple):
@@ -267,6 +267,7 @@ def main(
     config: Any, devices: int, chip: str, teraflops: float, link_gb_s: float, utilization: float, out: str
 ) -> None:
     """Command line of `explain`."""
+    file = local_path("out", out)
     speeds = chip_of(chip, teraflops, link_gb_s)
     if not 0 < utilization <= 1:
         raise ValueError(f"--utilization is {utilization} but must lie in (0, 1].")
@@ -276,7 +277,7 @@ def main(
     print(text(explanation, config, speeds, utilization))
     if out:
         rows = [row._asdict() for row in explanation.collectives]
-        replace_text(Path(out), json.dumps(explanation._asdict() | {"collectives": rows}, indent=2) + "\n")
+        replace_text(file, json.dumps(explanation._asdict() | {"collectives": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

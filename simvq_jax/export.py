@@ -21,6 +21,7 @@ from simvq_jax.api import ImageTokenizer, SoundTokenizer, Tokenizer, load
 from simvq_jax.files import new_folder
 from simvq_jax.models.seanet import LAST
 from simvq_jax.quantize import VQ, SimVQ
+from simvq_jax.store import local_path
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FORMAT = "simvq_jax export 1"
@@ -145,7 +146,8 @@ reconstruction = decoder.call(weights, indices)  # float32, not clipped
 
 def main(run: str, out: str) -> None:
     """Command line of `export_tokenizer`."""
-    export_tokenizer(load(run), Path(out))
+    folder = local_path("out", out)
+    export_tokenizer(load(run), folder)
     print(f"{out}: encoder.stablehlo, decoder.stablehlo and weights.npz for {', '.join(PLATFORMS)}; see its README.md")
 
 

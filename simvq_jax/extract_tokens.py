@@ -39,7 +39,7 @@ from simvq_jax.data.views import Views
 from simvq_jax.files import check_unused, create_text, remove_left_behind, replace_text
 from simvq_jax.inputs import READING, READING_HELP, open_data, read_as, reading_from
 from simvq_jax.progress import Progress, duration
-from simvq_jax.store import is_remote
+from simvq_jax.store import local_path
 from simvq_jax.token_records import RecordMaker
 
 SETTINGS = "extraction.json"
@@ -234,8 +234,7 @@ def extract_run(
     **rest,
 ) -> Extraction:
     """Extracts with the tokenizer `run`, and prints what was done. The arguments are the command line's."""
-    if is_remote(out):
-        raise ValueError(f"--out={out} lies in a bucket, but tokens are written to disks only: give a folder.")
+    folder = local_path("out", out)
     tokenizer = load(run, decoder=False)
     read_as(tokenizer.config, **reading_from(rest))
     of = tokenizer.config.data
@@ -250,7 +249,7 @@ def extract_run(
         raise ValueError("--crops, --size, --resize_short and --flip are of pictures: leave them out.")
     done = extract_tokens(
         tokenizer,
-        Path(out),
+        folder,
         data=data or of.source,
         split=split,
         views=views,
@@ -261,13 +260,13 @@ def extract_run(
     )
     pace = done.records / max(done.seconds, 1e-9)
     print(f"{out}: {done.records:,} records in {duration(done.seconds)}, {pace:,.1f} a second")
-    if done.complete and (skipped := len(read_manifest(Path(out))["skipped"])):
+    if done.complete and (skipped := len(read_manifest(folder)["skipped"])):
         print(
-            f"{skipped} file(s) could not be read and are listed in {Path(out) / MANIFEST}: once they are mended,"
+            f"{skipped} file(s) could not be read and are listed in {folder / MANIFEST}: once they are mended,"
             " extract into a new folder"
         )
     if not done.complete:
-        print(f"{Path(out) / MANIFEST} will be written by the process that finishes last")
+        print(f"{folder / MANIFEST} will be written by the process that finishes last")
     return done
 
 

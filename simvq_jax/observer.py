@@ -9,6 +9,7 @@ import jax
 
 from simvq_jax.agreement import is_first, total_over_processes
 from simvq_jax.build import of_sound, tokens_an_example
+from simvq_jax.data.encoded import SkipLog
 from simvq_jax.drawing.pictures import picture_grid
 from simvq_jax.drawing.sounds import mel_picture
 from simvq_jax.health import CollapseWatch
@@ -36,13 +37,11 @@ class Diverged(RuntimeError):
 class Observer:
     """What the loop tells the outside: figures, evaluations, progress."""
 
-    def __init__(self, config, workdir, mesh, networks, perceptual, writer, skipped):
+    def __init__(self, config, workdir, mesh, networks, perceptual, writer, eval_data: EvalData, skipped: SkipLog):
         self._config, self._workdir, self._mesh, self._writer = config, workdir, mesh, writer
-        self._skipped = skipped
         self._autoencoder = networks.autoencoder
         self._perceptual = perceptual
-        self._eval_data = EvalData(config, skipped)
-        self.held_out = self._eval_data.identity
+        self._eval_data, self._skipped = eval_data, skipped
         tokens = config.batch_size * tokens_an_example(config)
         self._watch = CollapseWatch(config.quantizer, tokens)
         self._window: list[dict] = []
@@ -123,9 +122,9 @@ class Observer:
             without = ", without --stop_at," if step == self._last else ""
             self._progress.note(f"stopped at step {step}, checkpointed: the same command{without} goes on from here")
         if self._skipped.count:
-            self._progress.note(
-                f"{self._skipped.count} unreadable file(s) were skipped: see {self._workdir / self._skipped.path.name}"
-            )
+            listed = self._skipped.path  # none where the list could not be written, which was said
+            where = f": see {self._workdir / listed.name}" if listed else ", as was said above"
+            self._progress.note(f"{self._skipped.count} unreadable file(s) were skipped{where}")
 
 
 def means_of(window: list[dict[str, float]]) -> dict[str, float]:

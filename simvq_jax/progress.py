@@ -15,9 +15,9 @@ Item = TypeVar("Item")
 class Progress:
     """Prints `label step/total`, the rate, the time left and a few figures."""
 
-    def __init__(self, label: str, total: int, stream=sys.stderr, silent: bool = False):
-        """silent: print nothing, for all but one of several processes."""
-        self._label, self._total, self._stream = label, total, io.StringIO() if silent else stream
+    def __init__(self, label: str, total: int, stream=None, silent: bool = False):
+        """stream: by default standard error. silent: print nothing, for all but one of several processes."""
+        self._label, self._total, self._stream = label, total, io.StringIO() if silent else stream or sys.stderr
         self._bar = self._stream.isatty()
         self._began = self._last = time.monotonic()
         self._first: tuple[int, float] | None = None  # where the rate is measured from: compilation is over by then

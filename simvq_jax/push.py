@@ -19,12 +19,14 @@ from simvq_jax import cli
 from simvq_jax.api import ImageTokenizer, SoundTokenizer, Tokenizer, hub, load
 from simvq_jax.api.packed import write_packed
 from simvq_jax.build import codebooks_named, read_conversion, read_evaluation
+from simvq_jax.compare import COLUMNS
 from simvq_jax.data import images
 from simvq_jax.data.sources import SkipLog
 from simvq_jax.data.views import Views
 from simvq_jax.drawing.pictures import picture_grid
 from simvq_jax.files import new_folder
 from simvq_jax.inputs import open_data
+from simvq_jax.store import local_path
 
 SAMPLES = 4
 SHOWN = {
@@ -36,9 +38,9 @@ SHOWN = {
     "eval/stoi": "STOI",
     "eval/pesq": "PESQ",
     "eval/utmos": "UTMOS",
-    "eval/codebook_utilization": "share of the codes in use",
+    "eval/codebook_utilization": "codes in use",
     "eval/codebook_perplexity": "codebook perplexity",
-    "eval/tokens": "held-out tokens",
+    "eval/tokens": "tokens",
 }
 
 
@@ -129,7 +131,8 @@ def card(
     sound = isinstance(tokenizer, SoundTokenizer)
     quantizer = tokenizer.config.quantizer
     split = figures.get("provenance", {}).get("split", "eval")
-    rows = [f"| {label} | {figures[key]:,.4g} |" for key, label in SHOWN.items() if key in figures]
+    forms = {key: form for key, _, form in COLUMNS}
+    rows = [f"| {label} | {forms[key].format(figures[key])} |" for key, label in SHOWN.items() if key in figures]
     parts = [
         f"---\n{chr(10).join(front)}\n---",
         f"# {name}",
@@ -161,6 +164,9 @@ def _usage(tokenizer: Tokenizer, name: str) -> str:
         x, shape = f"sound  # (b, samples) in [-1, 1] at {tokenizer.sample_rate} Hz", "(b, tokens)"
     else:
         x, shape = "images  # (b, h, w, 3), uint8 or float in [-1, 1]", "(b, h, w)"
+    stages = len(tokenizer.autoencoder.quantizer.codebook_sizes)
+    if stages > 1:
+        shape = f"{shape[:-1]}, {stages})"
     return (
         "## Use\n\n```python\nimport simvq_jax\n\n"
         f'tokenizer = simvq_jax.load("hf://{name}")\n'
@@ -179,7 +185,7 @@ def _config(tokenizer: Tokenizer) -> str:
 def main(run: str, to: str, out: str, license: str, private: bool) -> None:
     """Command line of `push` and of `pack`."""
     if out:
-        pack(hub.folder_of(run), Path(out), to, license)
+        pack(hub.folder_of(run), local_path("out", out), to, license)
         print(f"{out}: packed, not uploaded; simvq_jax.load({out!r}) loads it")
     else:
         print(push(hub.folder_of(run), to, license, private))

@@ -21,6 +21,7 @@ from simvq_jax.data.sources import SkipLog
 from simvq_jax.data.tokens import Record, TokenSource, is_tokens
 from simvq_jax.files import replacing
 from simvq_jax.progress import Progress
+from simvq_jax.store import local_path
 
 
 class Form(NamedTuple):
@@ -34,8 +35,10 @@ class Form(NamedTuple):
 
 
 def form_of(tokenizer: Tokenizer, max_pixels: int, max_seconds: float) -> Form:
-    """Of pictures or sound, as the tokenizer is. max_pixels, max_seconds: of a file."""
+    """Of pictures or sound, as the tokenizer is. max_pixels, max_seconds: of a file. Raises ValueError where the
+    seconds are no limit."""
     if isinstance(tokenizer, SoundTokenizer):
+        sounds.check_limit(max_seconds)
         convert = functools.partial(_sound, tokenizer, max_seconds=max_seconds)
         return Form("sound", sounds.EXTENSIONS, ".flac", convert)
     assert isinstance(tokenizer, ImageTokenizer)
@@ -132,14 +135,14 @@ def _sound(tokenizer: SoundTokenizer, file: Path, out: Path, max_seconds: float)
 
 def main(run: str, inputs: str, out: str, max_pixels: int, max_seconds: float) -> None:
     """Command line of `reconstruct_folder`."""
+    source, target = local_path("inputs", inputs), local_path("out", out)
     tokenizer = load(run)
-    if is_tokens(Path(inputs)):
-        decode_tokens(tokenizer, Path(inputs), Path(out))
+    if is_tokens(source):
+        decode_tokens(tokenizer, source, target)
         return
-    form = form_of(tokenizer, max_pixels, max_seconds)
-    skipped = reconstruct_folder(form, Path(inputs), Path(out))
+    skipped = reconstruct_folder(form_of(tokenizer, max_pixels, max_seconds), source, target)
     if skipped.count:
-        print(f"{skipped.count} file(s) could not be read and are listed in {Path(out) / 'skipped_files.txt'}")
+        print(f"{skipped.count} file(s) could not be read and are listed in {target / 'skipped_files.txt'}")
 
 
 if __name__ == "__main__":

@@ -90,12 +90,17 @@ def _may_change(key: str, before, now) -> bool:
     return key in MAY_CHANGE or key.startswith(MAY_CHANGE_UNDER)
 
 
-def claim_run(config, workdir: Path, start: int) -> None:
-    """Writes config.json, once nothing speaks against going on from step `start`."""
+def claim_run(config, workdir: Path, start: int, stop_at: int) -> None:
+    """Writes config.json, once nothing speaks against going on from step `start`, to step `stop_at` if that is not
+    0."""
     if start > config.steps:
         raise ValueError(
             f"steps is {config.steps} but {workdir} is at step {start} already: give {start} or more, or another"
             " --workdir."
+        )
+    if 0 < stop_at < start:
+        raise ValueError(
+            f"stop_at is {stop_at} but {workdir} is at step {start} already: give {start} or more, or leave it out."
         )
     if is_first():
         replace_text(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")

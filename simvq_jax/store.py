@@ -36,6 +36,15 @@ def path_of(path) -> Path:
     return remote
 
 
+def local_path(flag: str, value: str) -> Path:
+    """A path on a disk, of which ~ is the home. Raises ValueError, naming the flag, on an address in a bucket."""
+    if is_remote(value):
+        raise ValueError(
+            f"--{flag}={value} lies in a bucket, but this command reads and writes disks only: give a path on one."
+        )
+    return Path(value).expanduser()
+
+
 def remote_files(folder: Path) -> Iterator[Path]:
     """All files of a folder in a bucket, and of those in it."""
     remote: Any = folder

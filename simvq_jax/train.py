@@ -13,10 +13,10 @@ import ml_collections
 
 from simvq_jax import accelerators, agreement, build, cli, cluster
 from simvq_jax.checkpoint import Checkpointer
-from simvq_jax.data.sources import SkipLog
+from simvq_jax.data.encoded import SkipLog, Source
 from simvq_jax.evaluate import evaluate_run, print_and_save
 from simvq_jax.health import rank_figures
-from simvq_jax.inputs import build_train_batches, open_data, skip_list
+from simvq_jax.inputs import EvalData, build_train_batches, open_data, skip_list
 from simvq_jax.mesh import batch_share, check_batch, check_codebook, jit_step, make_mesh, place_batch, place_whole
 from simvq_jax.observer import Observer
 from simvq_jax.run_folder import (
@@ -30,15 +30,25 @@ from simvq_jax.run_folder import (
 from simvq_jax.start import initial_state
 from simvq_jax.state import TrainState
 from simvq_jax.stopping import Stopped, StopRequest
-from simvq_jax.store import path_of, staged
+from simvq_jax.store import Staged, path_of, staged
 from simvq_jax.writers import has_evaluation, open_writer
 
 
 class Trained(NamedTuple):
-    """The last state, and whether that is the end: at `config.steps`, with the evaluations that are asked for."""
+    """state: the last one. whole: whether that is the end: at `config.steps`, with the evaluations that are asked for.
+    interrupted: by the keyboard, and saved."""
 
     state: TrainState
     whole: bool
+    interrupted: bool
+
+
+class Inputs(NamedTuple):
+    """source: what is trained on. eval_data: what is evaluated on. skipped: the list of what cannot be read of both."""
+
+    source: Source
+    eval_data: EvalData
+    skipped: SkipLog
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) -> TrainState:
@@ -50,9 +60,13 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop_at: int = 0) ->
       3. it holds nothing: training starts from `config.seed`.
 
     stop_at: end after this step, checkpointed, as if interrupted; 0 = go on to `config.steps`.
-    Several processes train together, each with the same arguments, after `cluster.joined`.
+    Several processes train together, each with the same arguments, after `cluster.joined`. Raises KeyboardInterrupt
+    after Ctrl-C, once the state is saved.
     """
-    return train_on(config, workdir, stop_at).state
+    trained = train_on(config, workdir, stop_at)
+    if trained.interrupted:
+        raise KeyboardInterrupt
+    return trained.state
 
 
 def train_on(config: ml_collections.ConfigDict, workdir: Path, stop_at: int) -> Trained:
@@ -76,7 +90,6 @@ def train_on(config: ml_collections.ConfigDict, workdir: Path, stop_at: int) -> 
         Checkpointer(workdir, config.keep_checkpoints, redraw=redraw, before_save=check_ours) as checkpoints,
     ):
         state = initial_state(config, networks, optimizers, checkpoints, mesh)
-        claim_run(config, workdir, int(state.step))
         step_fn = jit_step(train_step, state, mesh)
         perceptual = place_whole(perceptual, mesh)
         return run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at)
@@ -90,14 +103,11 @@ def appended_files() -> list[str]:
 def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoints, stop_at) -> Trained:
     """The single train loop. Step n is dispatched before the figures of n - 1 are read, so the device never waits."""
     start, last = int(state.step), min(stop_at or config.steps, config.steps)
-    with (
-        open_writer(stage.folder, start) as writer,
-        StopRequest() as stop,
-        contextlib.ExitStack() as ends,
-    ):
-        skipped = SkipLog(stage.folder / skip_list())
-        source = open_data(config, "train", skipped)
-        batches = ends.enter_context(contextlib.closing(build_train_batches(config, source, start, batch_share(mesh))))
+    with StopRequest() as stop, contextlib.ExitStack() as ends:
+        inputs = open_inputs(config, stage, start, stop_at)
+        writer = ends.enter_context(open_writer(stage.folder, start))
+        batches = build_train_batches(config, inputs.source, start, batch_share(mesh))
+        ends.enter_context(contextlib.closing(batches))
         owed = _evaluates(config, start) and (start == 0 or not _evaluated(stage.folder, start))
 
         def save():
@@ -106,10 +116,7 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
             stage.upload()
             checkpoints.save(state, step)
 
-        observe = Observer(config, stage.target, mesh, networks, perceptual, writer, skipped)
-        check_held_out(stage.target, observe.held_out, start)
-        check_training_data(stage.target, len(source), start)
-        set_old_evaluation_aside(stage.target, start)
+        observe = Observer(config, stage.target, mesh, networks, perceptual, writer, inputs.eval_data, inputs.skipped)
         observe.begin(start, last)
         step, pending = start, None
         evaluated = not owed or evaluated_to_its_end(observe, state, step, stop)
@@ -141,9 +148,18 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
                     save()
         checkpoints.wait()
         observe.end(step)
-    if stop.interrupted:
-        sys.exit(cli.INTERRUPTED)
-    return Trained(state, step == config.steps and evaluated)
+    return Trained(state, step == config.steps and evaluated, stop.interrupted)
+
+
+def open_inputs(config, stage: Staged, start: int, stop_at: int) -> Inputs:
+    """Opens the data, and takes the folder for the run once nothing in them speaks against going on."""
+    skipped = SkipLog(stage.folder / skip_list())
+    source, eval_data = open_data(config, "train", skipped), EvalData(config, skipped)
+    check_held_out(stage.target, eval_data.identity, start)
+    claim_run(config, stage.target, start, stop_at)
+    check_training_data(stage.target, len(source), start)
+    set_old_evaluation_aside(stage.target, start)
+    return Inputs(source, eval_data, skipped)
 
 
 def _is_due(step: int, every: int, last: int) -> bool:
@@ -202,10 +218,12 @@ def main(
                 f"--evaluate is of a training in one process but this one has {jax.process_count()}: leave it out, and"
                 " start simvq_jax.evaluate in all of them behind it, as launch/job.sh does."
             )
-        whole = train_on(chosen, folder, stop_at).whole
-        if evaluate and whole:
+        trained = train_on(chosen, folder, stop_at)
+        if evaluate and trained.whole and not trained.interrupted:
             print_and_save(folder, chosen.data.source, evaluate_run(folder))
-    if not whole:
+    if trained.interrupted:
+        sys.exit(cli.INTERRUPTED)
+    if not trained.whole:
         sys.exit(stopped_status)
 
 

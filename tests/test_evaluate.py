@@ -132,11 +132,12 @@ def test_a_limit_spreads_over_the_set(run, pictures):
     assert latest == 18
 
 
-def test_an_unreadable_picture_is_left_out_and_listed(run, pictures, tmp_path):
+def test_an_unreadable_picture_is_left_out_and_listed(run, pictures, tmp_path, capsys):
     folder = tmp_path / "some"
     shutil.copytree(pictures[0], folder)
     (folder / "val/00.png").write_text("no picture")
     result = evaluate.evaluate_run(run, f"folder:{folder}")
+    assert " 57/57 " in capsys.readouterr().err.splitlines()[-1]
     assert result.metrics["eval/pictures"] == 54 and result.counts.sum() == 54 * TOKENS
     assert "00.png" in (run / "skipped_files.txt").read_text()
     (run / "skipped_files.txt").unlink()

@@ -387,5 +387,5 @@ def test_the_command_line_prints_counts(trained_run, folder, tmp_path, capsys):
 
 def test_a_bucket_is_no_place_for_tokens():
     choices = {"data": "", "split": "eval", "crops": "center", "size": 0, "resize_short": -1, "flip": False}
-    with pytest.raises(ValueError, match=r"--out=gs://bucket/tokens lies in a bucket, .*: give a folder"):
+    with pytest.raises(ValueError, match=r"--out=gs://bucket/tokens lies in a bucket, .*: give a path on one"):
         extract_run("nowhere", Share(0, 1), out="gs://bucket/tokens", **choices)

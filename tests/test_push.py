@@ -25,6 +25,7 @@ def evaluated(trained_run, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("shared") / "run"
     shutil.copytree(trained_run, run)
     figures = {"data": "photos", "eval/psnr": 21.5, "eval/codebook_utilization": 0.75, "eval/code_scale": 3.0}
+    figures |= {"eval/tokens": 262144.0}
     (run / "evaluation.json").write_text(json.dumps(figures))
     return run
 
@@ -48,7 +49,7 @@ def test_the_card_has_figures_samples_licence_and_the_lines_that_load(packed):
     text = (packed / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: simvq_jax\n") and "license: apache-2.0" in text
     assert 'simvq_jax.load("hf://me/tiny")' in text and "![Originals over reconstructions](samples.png)" in text
-    assert "| PSNR (dB) | 21.5 |" in text and "| share of the codes in use | 0.75 |" in text
+    assert "| PSNR (dB) | 21.50 |" in text and "| codes in use | 75.0% |" in text and "| tokens | 262,144 |" in text
     assert "code_scale" not in text and "quantizer.codebook_size = 96" in text
     assert (packed / "samples.png").stat().st_size > 1000
 

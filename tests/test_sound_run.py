@@ -99,7 +99,7 @@ def test_a_batch_with_a_nan_is_skipped_and_training_goes_on(dtype):
         ("discriminator__periods", (), r"discriminator.periods is \(\) but must be 1 or more whole numbers"),
         ("discriminator__resolutions", (0,), r"discriminator.resolutions is \(0,\) but must be"),
         ("discriminator__share", 0.0, "discriminator.share is 0.0 but must be above 0"),
-        ("data__max_seconds", 0.0, "data.max_seconds is 0.0 but must be above 0"),
+        ("data__max_seconds", 0.0, "data.max_seconds is 0.0 but must be finite and above 0"),
         ("schedule__discriminator_kind", "cosine", "schedule.discriminator_kind is 'cosine' but must be one of"),
         ("model__ratios", (1, 1), "multiply to 2 samples a token or more"),
         ("data__source", "photos", "of images, but the model takes sounds"),
@@ -260,6 +260,8 @@ def test_a_stream_answers_before_the_sound_ends(tokenizer):
         tokenizer.stream(sample_rate=16_000)
     with pytest.raises(ValueError, match="finite floats"):
         tokenizer.stream().push(np.array([np.nan], np.float32))
+    with pytest.raises(ValueError, match="a chunk has a peak of 32000 but floats must lie"):
+        tokenizer.stream().push(np.array([0, -32_000], np.float32))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from tiny import flags_of
 
 import simvq_jax
-from simvq_jax import run_folder, store
+from simvq_jax import cli, convert, export, reconstruct, run_folder, store
 
 RUN = f"gs://{fake_gcs.BUCKET}/runs/tiny"
 PLAIN = {"discriminator__enabled": False}
@@ -164,6 +164,20 @@ def test_addresses(monkeypatch):
     importlib.invalidate_caches()
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'simvq_jax\[gcs\]'"):
         store.path_of("gs://bucket/run")
+
+
+def test_what_is_written_to_disks_is_refused_in_a_bucket():
+    assert store.local_path("out", "~/a") == Path.home() / "a"
+    for main, flags in (
+        (export.main, {"run": "nowhere"}),
+        (reconstruct.main, {"run": "nowhere", "inputs": "a", "max_pixels": 1, "max_seconds": 1.0}),
+        (
+            convert.main,
+            {"checkpoint": "a", "run": "", "modality": "", "weights": "ema", "config": cli.Chosen(None, {})},
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"--out=gs://bucket/a lies in a bucket, .*: give a path on one"):
+            main(out="gs://bucket/a", **flags)
 
 
 def test_staged_files_of_a_local_folder_are_its_own(tmp_path):

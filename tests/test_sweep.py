@@ -200,7 +200,10 @@ def test_a_run_that_was_evaluated_before_its_last_step_is_not_finished(experimen
     figures = json.loads((folder / "evaluation.json").read_text())
     (folder / "evaluation.json").write_text(json.dumps(figures | {"provenance": {"step": 2}}))
     assert not is_finished(run, file, tmp_path / "runs")
-    (folder / "evaluation.json").write_text(json.dumps(figures | {"provenance": {"step": 4, "split": "train"}}))
+    for other in ({"split": "train"}, {"limit": 5}):
+        (folder / "evaluation.json").write_text(json.dumps(figures | {"provenance": {"step": 4, **other}}))
+        assert not is_finished(run, file, tmp_path / "runs")
+    (folder / "evaluation.json").write_text(json.dumps(figures | {"data": "folder:others"}))
     assert not is_finished(run, file, tmp_path / "runs")
 
 

@@ -101,6 +101,27 @@ def test_fewer_steps_than_the_run_has_are_refused(tmp_path, trained_run):
     assert (run / "config.json").read_text() == (trained_run / "config.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "stop_at", "sentence"),
+    [
+        ({"data__eval_limit": -1}, 0, "The limit -1 is negative"),
+        ({}, 2, "stop_at is 2 but .* is at step 4 already: give 4 or more, or leave it out"),
+    ],
+)
+def test_what_is_refused_leaves_the_run_as_it_was(tmp_path, trained_run, overrides, stop_at, sentence):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    with pytest.raises(ValueError, match=sentence):
+        train.train(tiny_config(**overrides), run, stop_at)
+    for name in ("config.json", "metrics.jsonl", "held_out.txt"):
+        assert (run / name).read_text() == (trained_run / name).read_text()
+
+
+def test_data_that_are_not_there_leave_no_run_behind(tmp_path):
+    with pytest.raises(FileNotFoundError, match="/no/such is not a folder"):
+        train.train(tiny_config(data__source="folder:/no/such"), tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {".writer", "checkpoints"}
+
+
 def test_checkpoints_without_a_config_are_refused(tmp_path):
     (tmp_path / "checkpoints/3").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"holds checkpoints but no config\.json"):

@@ -34,8 +34,9 @@ def check_split(split: str) -> None:
 
 
 def class_of(key: str) -> str | None:
-    """The name of the folder that a file lies in, which is its class; None at the root."""
-    return PurePosixPath(key).parent.name or None
+    """The name of the folder that a file lies in, which is its class; None at the root, and where that is a split."""
+    folder = PurePosixPath(key).parent
+    return None if folder.as_posix() in ("train", *EVAL_FOLDERS) else folder.name or None
 
 
 def split_files(root: Path, extensions: Set[str], noun: str) -> dict[str, list[Path]]:

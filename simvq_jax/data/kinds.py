@@ -25,6 +25,8 @@ def pictures(max_pixels: int) -> Kind:
 
 
 def recordings(sample_rate: int, max_seconds: float) -> Kind:
-    """float32 (samples,). sample_rate: of the result. max_seconds: longest sound decoded."""
+    """float32 (samples,). sample_rate: of the result. max_seconds: longest sound decoded. Raises ValueError where
+    that is no limit."""
+    sounds.check_limit(max_seconds)
     decode = functools.partial(sounds.decode_sound, sample_rate=sample_rate, max_seconds=max_seconds)
     return Kind("audio", "sound", sounds.EXTENSIONS, decode)

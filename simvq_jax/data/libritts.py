@@ -7,6 +7,7 @@ paper's splits: `train` of the three train archives, `validation` of dev-clean, 
 Recordings are stored as 16-bit FLAC, which loses nothing.
 """
 
+import gzip
 import io
 import tarfile
 import zlib
@@ -16,6 +17,7 @@ from pathlib import Path
 from simvq_jax import cli
 from simvq_jax.data.kinds import recordings
 from simvq_jax.data.stored import store
+from simvq_jax.store import local_path
 
 ARCHIVES = {
     "train": ("train-clean-100", "train-clean-360", "train-other-500"),
@@ -62,7 +64,7 @@ def _recordings(archives: Path, names: tuple[str, ...]) -> Iterator[tuple[str, b
         try:
             for member, wav in _wavs(path):
                 yield member.removeprefix("LibriTTS/"), _as_flac(wav)
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(
                 f"{path} is damaged or cut off ({error}): compare its md5 with that of https://www.openslr.org/60, and"
                 " get it again."
@@ -70,12 +72,15 @@ def _recordings(archives: Path, names: tuple[str, ...]) -> Iterator[tuple[str, b
 
 
 def _wavs(path: Path) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(path, "r|gz") as archive:
-        for member in archive:
-            if member.isfile() and member.name.endswith(".wav"):
-                content = archive.extractfile(member)
-                assert content is not None  # it is a file
-                yield member.name, content.read()
+    with gzip.open(path) as unpacked:
+        with tarfile.open(fileobj=unpacked, mode="r|") as archive:
+            for member in archive:
+                if member.isfile() and member.name.endswith(".wav"):
+                    content = archive.extractfile(member)
+                    assert content is not None  # it is a file
+                    yield member.name, content.read()
+        while unpacked.read(1 << 20):  # tarfile stops at what looks like the end; the checksum is behind the real one
+            pass
 
 
 def _as_flac(wav: bytes) -> bytes:
@@ -96,7 +101,7 @@ def _as_flac(wav: bytes) -> bytes:
 
 def main(archives: str, data_dir: str) -> None:
     """Command line of `prepare_libritts`."""
-    left_out = prepare_libritts(Path(archives).expanduser(), Path(data_dir).expanduser())
+    left_out = prepare_libritts(local_path("archives", archives), local_path("data_dir", data_dir))
     print(f"Prepared tfds:libritts24k in {data_dir}; unreadable recordings left out: {left_out}.")
 
 

@@ -14,6 +14,7 @@ from simvq_jax.data.encoded import SkipLog
 from simvq_jax.data.files import split_files
 from simvq_jax.data.kinds import Kind, pictures, recordings
 from simvq_jax.data.stored import store
+from simvq_jax.store import local_path
 
 SPLITS = {"train": "train", "eval": "validation"}  # ours -> TFDS's
 CHECKED_RATE = 16_000  # that sounds are decoded at to see whether they can be read; they are stored as they are
@@ -43,7 +44,7 @@ def main(folder: str, name: str, data_dir: str, of: str, max_pixels: int, max_se
     kinds = {"images": pictures(max_pixels), "sounds": recordings(CHECKED_RATE, max_seconds)}
     if of not in kinds:
         raise ValueError(f"of is {of!r} but must be images or sounds.")
-    skipped = prepare_folder(Path(folder).expanduser(), name, Path(data_dir).expanduser(), kinds[of])
+    skipped = prepare_folder(local_path("folder", folder), name, local_path("data_dir", data_dir), kinds[of])
     print(f"Prepared tfds:{name} in {data_dir}; unreadable files left out: {skipped.count}.")
 
 

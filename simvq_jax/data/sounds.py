@@ -5,6 +5,7 @@ the result.
 """
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def decode_sound(data: bytes | Path, sample_rate: int, max_seconds: float) -> np
     encoded = file_bytes(data, UnreadableSound) if isinstance(data, Path) else data
     lacking = missing(encoded)
     if lacking:
-        raise UnreadableSound(f"The sound is cut short, for it {lacking}; restore or remove the file.")
+        raise UnreadableSound(f"The sound is cut short or damaged, for it {lacking}; restore or remove the file.")
     try:
         with soundfile.SoundFile(io.BytesIO(encoded)) as file:
             rate, told = file.samplerate, file.frames
@@ -64,6 +65,12 @@ def decode_sound(data: bytes | Path, sample_rate: int, max_seconds: float) -> np
     mono = samples.mean(axis=1, dtype=np.float32)
     resampled = mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate)
     return resampled if len(resampled) else mono[:1]  # of a few samples a lower rate leaves none
+
+
+def check_limit(max_seconds: float) -> None:
+    """Raises ValueError on a limit that is none: sounds that do not tell their length are read up to it."""
+    if not 0 < max_seconds < math.inf:
+        raise ValueError(f"max_seconds is {max_seconds} but must be finite and above 0.")
 
 
 def _codecs():

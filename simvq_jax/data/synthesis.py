@@ -20,6 +20,7 @@ import numpy as np
 
 from simvq_jax import cli
 from simvq_jax.data.sentences import sentences
+from simvq_jax.store import local_path
 
 VOICES = ("en+f2", "en+m3", "en-us+f4", "en-us+m7", "en-gb-scotland+f3", "en-gb-x-rp+m1", "en-us+f5", "en+m8")
 HELD_OUT_VOICES = ("en-us+m5", "en-gb-scotland+f1")
@@ -119,7 +120,7 @@ def synthesize(out: Path, minutes: float, seed: int) -> dict[str, str]:
 def main(out: str, minutes: float, seed: int) -> None:
     if minutes <= 0:
         raise ValueError(f"minutes is {minutes} but must be above 0.")
-    texts = synthesize(Path(out), minutes, seed)
+    texts = synthesize(local_path("out", out), minutes, seed)
     print(f"{len(texts)} sentences in {out}")
 
 

@@ -67,7 +67,7 @@ def evaluate(
     counts = [np.zeros((size,), np.int64) for size in scorer.autoencoder.quantizer.codebook_sizes]
     figures: list[dict[str, np.ndarray]] = []
     share = batch_share(mesh)
-    samples, distances = _Samples(len(data), share.count), FrechetDistances()
+    samples, distances, done = _Samples(len(data), share.count), FrechetDistances(), 0
     for batch in data.batches(share):
         before_batch()
         scored = scorer.score(variables, place_batch(batch, mesh))
@@ -78,8 +78,9 @@ def evaluate(
         figures.append(whole(scored.figures) | on_host)
         distances.add(whole(scored.features), figures[-1]["mask"])
         samples.look(scorer, batch, scored)
+        done = min(done + len(batch["mask"]) * share.count, len(data))
         if progress is not None:
-            progress.update(samples.seen)
+            progress.update(done)
     if not any(of_batch["mask"].any() for of_batch in figures):
         raise ValueError(
             f"none of the {len(data)} {data.noun} of {data.source}, split {data.split}, can be read: replace those"
@@ -109,15 +110,15 @@ class _Samples:
 
     def __init__(self, items: int, shares: int):
         self._items = max(items // shares, 1)
-        self.seen = 0
+        self._seen = 0
         self.originals: list[np.ndarray] = []
         self.reconstructions: list[np.ndarray] = []
         self.tokens: list[np.ndarray] = []
 
     def look(self, scorer: Scorer, batch, scored: Scored) -> None:
         real = np.flatnonzero(batch["mask"])
-        place = self.seen + np.arange(len(real))
-        self.seen += len(real)
+        place = self._seen + np.arange(len(real))
+        self._seen += len(real)
         rows = real[place * KEPT // self._items != (place - 1) * KEPT // self._items]
         if not len(rows):  # nothing of this batch leaves the device
             return

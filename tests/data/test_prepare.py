@@ -254,6 +254,17 @@ def test_missing_archives_are_named(tmp_path):
         libritts.prepare_libritts(tmp_path, tmp_path)
 
 
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9, -1])
+def test_an_archive_with_a_flipped_bit_is_named(archives, tmp_path, place):
+    for file in archives.iterdir():
+        content = bytearray(file.read_bytes())
+        if "360" in file.name:
+            content[int(place * len(content)) if place > 0 else place] ^= 16
+        (tmp_path / file.name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"train-clean-360.tar.gz is damaged or cut off \(.*\): compare its md5"):
+        libritts.prepare_libritts(tmp_path, tmp_path / "out")
+
+
 def test_an_archive_that_was_cut_off_is_named(archives, tmp_path):
     for file in archives.iterdir():
         content = file.read_bytes()

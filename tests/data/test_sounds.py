@@ -1,12 +1,14 @@
 """Decoding of sound of every kind and fault, and cutting."""
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from simvq_jax.data.kinds import recordings
 from simvq_jax.data.sounds import (
     UnreadableSound,
     change_loudness,
@@ -105,8 +107,8 @@ def test_a_flac_that_does_not_tell_its_length_is_read_to_its_end():
         (b"", r"The 0 bytes cannot be decoded: .*"),
         (b"these are words" * 100, r"The 1500 bytes cannot be decoded: .*"),
         (encoded(np.zeros(0)), "The sound has no sample; replace or remove the file"),
-        (half("WAV"), r"The sound is cut short, for it has \d+ of 40000 bytes of samples; .*"),
-        (half("OGG"), "The sound is cut short, for it has no last page; .*"),
+        (half("WAV"), r"The sound is cut short or damaged, for it has \d+ of 40000 bytes of samples; .*"),
+        (half("OGG"), "The sound is cut short or damaged, for it has no last page; .*"),
         (half("FLAC"), r"(The sound ends after|The \d+ bytes cannot be decoded).*"),
         (encoded(np.array([0.1, np.nan]), subtype="FLOAT"), "The sound has samples that are not finite; .*"),
         (
@@ -142,6 +144,24 @@ def test_a_flac_that_does_not_tell_its_length_is_read_to_its_end():
 def test_what_cannot_be_read_is_refused_in_one_sentence(data, sentence):
     with pytest.raises(UnreadableSound, match=rf"^{sentence}\.$"):
         decode(data, max_seconds=0.9)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 20.0])
+def test_an_ogg_with_a_flipped_bit_is_refused(seconds):
+    """Its decoder leaves the damaged page out: the sound would be shorter."""
+    whole, rng = encoded(sine(seconds), kind="OGG"), np.random.default_rng(0)
+    for place in rng.integers(4, len(whole), 100):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.integers(8)
+        with pytest.raises(UnreadableSound, match=r"damaged, for it has (a damaged|no last) page; restore"):
+            decode(bytes(damaged))
+    assert len(decode(whole + b"TAG and a title")) == len(decode(whole))
+
+
+def test_a_limit_that_is_none_is_refused():
+    for seconds in (0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"max_seconds is .* but must be finite and above 0"):
+            recordings(24_000, seconds)
 
 
 def test_a_clip_is_a_part_or_repeats_a_shorter_sound():

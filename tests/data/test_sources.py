@@ -59,6 +59,13 @@ def test_all_is_everything_and_labels_are_folders(tmp_path):
     assert sources.PhotosSource("all")[0]["image"].shape == sources._bundled_photo(sources.PHOTOS[0]).shape
 
 
+def test_a_split_is_no_label(tmp_path):
+    for name in ("train/1.png", "val/2.png"):
+        picture(tmp_path / name)
+    source = folder(tmp_path, "all")
+    assert [source[i]["label"] for i in range(2)] == [None, None]
+
+
 def test_an_identity_changes_with_names_and_sizes_of_files(tmp_path):
     picture(tmp_path / "a.png")
     picture(tmp_path / "b.png")
