@@ -17,8 +17,8 @@ workdir="" place=()
 for argument in "$@"; do
   case "$argument" in
     --workdir=*) workdir="${argument#--workdir=}" ;;
-    --stop_at=*)
-      echo "error: $argument would have the scheduler start the job again and again: give --config.steps instead." >&2
+    -stop_at* | --stop_at*)
+      echo "error: $argument would end the job as if it were to be started again: give --config.steps instead." >&2
       exit 2
       ;;
     --coordinator_address=* | --num_processes=* | --process_id=*) place+=("$argument") ;;

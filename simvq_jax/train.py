@@ -5,6 +5,7 @@ The same command again resumes the run where its newest checkpoint stands; so do
 
 import contextlib
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +14,21 @@ import ml_collections
 
 from simvq_jax import accelerators, agreement, build, cli, cluster
 from simvq_jax.checkpoint import Checkpointer
-from simvq_jax.data.encoded import SkipLog, Source
+from simvq_jax.data.encoded import SkipLog
+from simvq_jax.data.eval_crops import Batch
 from simvq_jax.evaluate import evaluate_run, print_and_save
 from simvq_jax.health import rank_figures
 from simvq_jax.inputs import EvalData, build_train_batches, open_data, skip_list
-from simvq_jax.mesh import batch_share, check_batch, check_codebook, jit_step, make_mesh, place_batch, place_whole
+from simvq_jax.mesh import (
+    BatchShare,
+    batch_share,
+    check_batch,
+    check_codebook,
+    jit_step,
+    make_mesh,
+    place_batch,
+    place_whole,
+)
 from simvq_jax.observer import Observer
 from simvq_jax.run_folder import (
     check_held_out,
@@ -44,9 +55,9 @@ class Trained(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """source: what is trained on. eval_data: what is evaluated on. skipped: the list of what cannot be read of both."""
+    """batches: to train on. eval_data: to evaluate on. skipped: the list of what cannot be read of both."""
 
-    source: Source
+    batches: Generator[Batch]
     eval_data: EvalData
     skipped: SkipLog
 
@@ -104,10 +115,9 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
     """The single train loop. Step n is dispatched before the figures of n - 1 are read, so the device never waits."""
     start, last = int(state.step), min(stop_at or config.steps, config.steps)
     with StopRequest() as stop, contextlib.ExitStack() as ends:
-        inputs = open_inputs(config, stage, start, stop_at)
+        inputs = open_inputs(config, stage, start, stop_at, batch_share(mesh))
+        batches = ends.enter_context(contextlib.closing(inputs.batches))
         writer = ends.enter_context(open_writer(stage.folder, start))
-        batches = build_train_batches(config, inputs.source, start, batch_share(mesh))
-        ends.enter_context(contextlib.closing(batches))
         owed = _evaluates(config, start) and (start == 0 or not _evaluated(stage.folder, start))
 
         def save():
@@ -151,15 +161,17 @@ def run_loop(config, stage, mesh, networks, step_fn, state, perceptual, checkpoi
     return Trained(state, step == config.steps and evaluated, stop.interrupted)
 
 
-def open_inputs(config, stage: Staged, start: int, stop_at: int) -> Inputs:
+def open_inputs(config, stage: Staged, start: int, stop_at: int, share: BatchShare) -> Inputs:
     """Opens the data, and takes the folder for the run once nothing in them speaks against going on."""
     skipped = SkipLog(stage.folder / skip_list())
-    source, eval_data = open_data(config, "train", skipped), EvalData(config, skipped)
+    source = open_data(config, "train", skipped)
+    batches = build_train_batches(config, source, start, share)
+    eval_data = EvalData(config, skipped)
     check_held_out(stage.target, eval_data.identity, start)
     claim_run(config, stage.target, start, stop_at)
     check_training_data(stage.target, len(source), start)
     set_old_evaluation_aside(stage.target, start)
-    return Inputs(source, eval_data, skipped)
+    return Inputs(batches, eval_data, skipped)
 
 
 def _is_due(step: int, every: int, last: int) -> bool:

@@ -308,7 +308,7 @@ def test_a_worker_that_forgot_its_job_is_not_waited_for(cluster, tmp_path):
         ("local.sh", ["two"], {}, "'two' is no number of processes"),
         ("local.sh", ["00"], {}, "'00' is no number of processes"),
         ("job.sh", ["--config=a"], {}, "--workdir=RUN is missing"),
-        ("job.sh", ["--config=a", "--workdir=b", "--stop_at=5"], {}, "--stop_at=5 would have the scheduler start"),
+        ("job.sh", ["--config=a", "--workdir=b", "--stop_at=5"], {}, "--stop_at=5 would end the job as if it were"),
         ("slurm.sbatch", [], {"ROOT": "/tmp"}, "/tmp is no checkout of simvq_jax"),
     ],
 )

@@ -105,6 +105,8 @@ def test_fewer_steps_than_the_run_has_are_refused(tmp_path, trained_run):
     ("overrides", "stop_at", "sentence"),
     [
         ({"data__eval_limit": -1}, 0, "The limit -1 is negative"),
+        ({"data__threads": 0}, 0, "data.threads is 0 but must be at least 1"),
+        ({"data__source": "folder:/no/such"}, 0, "another config"),
         ({}, 2, "stop_at is 2 but .* is at step 4 already: give 4 or more, or leave it out"),
     ],
 )
@@ -118,7 +120,7 @@ def test_what_is_refused_leaves_the_run_as_it_was(tmp_path, trained_run, overrid
 
 def test_data_that_are_not_there_leave_no_run_behind(tmp_path):
     with pytest.raises(FileNotFoundError, match="/no/such is not a folder"):
-        train.train(tiny_config(data__source="folder:/no/such"), tmp_path / "run")
+        train.train(tiny_config(data__source="folder:/no/such", quantizer__start_scale=0.0), tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {".writer", "checkpoints"}
 
 

@@ -14,6 +14,7 @@ AT_LEAST_ONE = (
     "keep_checkpoints",
     "max_skipped_in_a_row",
     "data.eval_batch_size",
+    "data.threads",
     "model.width",
     "model.residual_blocks",
     "model.norm_groups",

@@ -1,7 +1,7 @@
 """Which files of a folder are its pictures or sounds, of which class, and which of them are held out."""
 
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from absl import logging
@@ -33,10 +33,17 @@ def check_split(split: str) -> None:
         raise ValueError(f"The split {split!r} is unknown; give one of {', '.join(SPLITS)}.")
 
 
-def class_of(key: str) -> str | None:
-    """The name of the folder that a file lies in, which is its class; None at the root, and where that is a split."""
+def class_of(key: str, splits: Sequence[str]) -> str | None:
+    """The name of the folder that a file lies in, which is its class; None at the root, and in a folder of `splits`,
+    those of the root that are no classes."""
     folder = PurePosixPath(key).parent
-    return None if folder.as_posix() in ("train", *EVAL_FOLDERS) else folder.name or None
+    return None if folder.as_posix() in splits else folder.name or None
+
+
+def split_folders(root: Path) -> tuple[str, ...]:
+    """Of a tree: "train" and the first of EVAL_FOLDERS, if both are there; else none."""
+    held_out = next((name for name in EVAL_FOLDERS if (root / name).is_dir()), None)
+    return ("train", held_out) if held_out and (root / "train").is_dir() else ()
 
 
 def split_files(root: Path, extensions: Set[str], noun: str) -> dict[str, list[Path]]:
@@ -49,13 +56,10 @@ def split_files(root: Path, extensions: Set[str], noun: str) -> dict[str, list[P
     Raises:
       FileNotFoundError: the folder is missing or holds no such file.
     """
-    eval_folder = next((root / name for name in EVAL_FOLDERS if (root / name).is_dir()), None)
-    if (root / "train").is_dir() and eval_folder is not None:
-        logging.info("Splits of %s: its folders train and %s.", root, eval_folder.name)
-        return {
-            "train": list_files(root / "train", extensions, noun),
-            "eval": list_files(eval_folder, extensions, noun),
-        }
+    if folders := split_folders(root):
+        logging.info("Splits of %s: its folders %s and %s.", root, *folders)
+        found = (list_files(root / folder, extensions, noun) for folder in folders)
+        return dict(zip(("train", "eval"), found, strict=True))
     files = list_files(root, extensions, noun)
     if len(files) == 1:
         logging.log_first_n(

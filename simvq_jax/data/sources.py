@@ -15,7 +15,7 @@ import numpy as np
 from simvq_jax import store
 from simvq_jax.data import images
 from simvq_jax.data.encoded import EncodedSource, Item, Record, SkipLog, Source
-from simvq_jax.data.files import check_split, class_of, list_files, split_files
+from simvq_jax.data.files import check_split, class_of, list_files, split_files, split_folders
 from simvq_jax.data.kinds import Kind
 from simvq_jax.data.tfds import TfdsSource
 
@@ -104,6 +104,7 @@ class FolderSource(EncodedSource):
         check_split(split)
         self._root = store.path_of(path).expanduser()
         self._files = self._of_split(split)
+        self._split_folders = split_folders(self._root)
 
     def _of_split(self, split: str) -> list[Path]:
         if split == "all":
@@ -125,7 +126,7 @@ class FolderSource(EncodedSource):
     def _record(self, index: int) -> Record:
         file = self._files[index]
         key = file.relative_to(self._root).as_posix()
-        return Record(key, file, class_of(key))
+        return Record(key, file, class_of(key, self._split_folders))
 
 
 def _size(file: Path) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from simvq_jax import store
 from simvq_jax.data.encoded import EncodedSource, Record, SkipLog
-from simvq_jax.data.files import HOLD_OUT_EVERY, check_split, class_of
+from simvq_jax.data.files import EVAL_FOLDERS, HOLD_OUT_EVERY, check_split, class_of
 from simvq_jax.data.kinds import Kind
 
 
@@ -51,8 +51,14 @@ class TfdsSource(EncodedSource):
     def _record(self, index: int) -> Record:
         record = self._records[index]
         key = os.fsdecode(record.get("key", record.get("file_name", f"{self._split}/{index}")))
-        label = int(record["label"]) if "label" in record else class_of(key) if "key" in record else None
-        return Record(key, record[self._kind.feature], label)
+        return Record(key, record[self._kind.feature], _label_of(record, key))
+
+
+def _label_of(record: dict[str, Any], key: str) -> int | str | None:
+    """Its own, or by the keys of `prepare`, which keep the folders of splits."""
+    if "label" in record:
+        return int(record["label"])
+    return class_of(key, ("train", *EVAL_FOLDERS)) if "key" in record else None
 
 
 def _prepared_builder(name: str, data_dir: str, kind: Kind) -> Any:

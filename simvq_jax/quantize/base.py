@@ -111,10 +111,13 @@ class Quantizer(nn.Module):
             raise ValueError(f"mask has shape {mask.shape} but the tokens have {z.shape[:-1]}: make them equal.")
         return mask.astype(jnp.float32)
 
-    def check_indices(self, indices):
-        """Raises ValueError unless they are whole numbers: floats would be cut, and truth values taken for a mask."""
+    def checked_indices(self, indices) -> jax.Array:
+        """Them as an array. Raises ValueError unless they are whole numbers: floats would be cut, and truth values
+        taken for a mask."""
+        indices = jnp.asarray(indices)
         if not jnp.issubdtype(indices.dtype, jnp.integer):
             raise ValueError(f"indices are {indices.dtype} but must be whole numbers: cast them to int32.")
+        return indices
 
     def key_to_draw(self):
         """A key of the stream "quantizer", or where it is not given of "params". Raises ValueError without either."""

@@ -12,7 +12,8 @@ from simvq_jax.quantize.estimators import straight_through
 
 
 class _Compound(Quantizer):
-    """What both share. `stages`: the quantizers; a token has one index of each, in the last axis of `indices`."""
+    """What both share. `stages`: the quantizers, each a codebook of its own; a token has one index of each, in the last
+    axis of `indices`."""
 
     stages: Sequence[Quantizer]
     dtype: Any = None
@@ -51,7 +52,7 @@ class _Compound(Quantizer):
     def check_stages(self):
         if not self.stages:
             raise ValueError("stages is empty but must hold at least one quantizer.")
-        if len({id(stage) for stage in self.stages}) < len(self.stages):
+        if len({id(leaf) for leaf in self.leaves()}) < len(self.leaves()):
             raise ValueError(
                 "stages holds one quantizer several times but each must be its own: write [SimVQ(...) for _ in"
                 " range(n)], not [SimVQ(...)] * n."
@@ -71,12 +72,10 @@ class _Compound(Quantizer):
         """The stages' codebooks: a tuple of (K, d) float32."""
         return tuple(stage.codebook() for stage in self.stages)
 
-    def check_indices(self, indices):
-        super().check_indices(indices)
-        if indices.shape[-1:] != (len(self.stages),):
-            raise ValueError(
-                f"indices have shape {indices.shape} but must be (..., {len(self.stages)}), an index of every stage."
-            )
+    def leaves(self) -> list[Quantizer]:
+        """The quantizers that are no compounds."""
+        inner = [stage.leaves() if isinstance(stage, _Compound) else [stage] for stage in self.stages]
+        return [leaf for of_stage in inner for leaf in of_stage]
 
     def joined(self, z, z_q, outs) -> Quantized:
         """One result of all, losses averaged over the stages; one that a stage has not counts as 0."""
@@ -148,8 +147,8 @@ class ResidualQuantizer(_Compound):
 
         Raises ValueError where there are more indices than stages.
         """
-        super(_Compound, self).check_indices(indices)
-        if not 1 <= indices.shape[-1] <= len(self.stages):
+        indices = self.checked_indices(indices)
+        if not 1 <= sum(indices.shape[-1:]) <= len(self.stages):
             raise ValueError(
                 f"indices have shape {indices.shape} but must be (..., n), n from 1 to the {len(self.stages)} stages."
             )
@@ -200,7 +199,11 @@ class ProductQuantizer(_Compound):
 
     def lookup(self, indices):
         """The stages' codes side by side: int (..., stages) -> (..., d) float32."""
-        self.check_indices(indices)
+        indices = self.checked_indices(indices)
+        if indices.shape[-1:] != (len(self.stages),):
+            raise ValueError(
+                f"indices have shape {indices.shape} but must be (..., {len(self.stages)}), an index of every stage."
+            )
         return jnp.concatenate([s.lookup(indices[..., i]) for i, s in enumerate(self.stages)], axis=-1)
 
 

@@ -79,8 +79,7 @@ class NearestCode(Quantizer):
 
     def lookup(self, indices):
         """Codes of indices: int (...) -> (..., d) float32; the values that the forward pass uses."""
-        self.check_indices(indices)
-        return self.take(indices)
+        return self.take(self.checked_indices(indices))
 
     def take(self, indices):
         """Codes of indices in the space that they are compared in: int (...) -> (..., d_code) float32."""

@@ -31,8 +31,7 @@ class _Scalar(Quantizer):
 
     def lookup(self, indices):
         """Codes of indices: int (...) -> (..., d) float32; the values that the forward pass uses."""
-        self.check_indices(indices)
-        return self.project_out(self.values_of(indices))
+        return self.project_out(self.values_of(self.checked_indices(indices)))
 
     def codebook(self):
         """The codebook: (K, d) float32."""
@@ -97,8 +96,8 @@ class FSQ(_Scalar):
 
     def _bound(self, z):
         """Squashes dimension i to just over its levels, so that rounding gives as many (after the paper's appendix A.1;
-        arctanh, where that shifts by a tangent, leaves 0 at 0). Of two levels none is 0, which stays between them:
-        shifted to one, it would be where tanh is all but flat."""
+        arctanh, where that shifts by a tangent, leaves 0 at 0). Two levels, -1 and 0, part at 0: a shift of
+        0 to the upper one would put it where tanh is all but flat."""
         levels = np.asarray(self.levels, np.float32)
         reach = (levels - 1) * (1 + 1e-3) / 2
         offset = np.where(levels % 2 == 0, 0.5, 0.0).astype(np.float32)  # an even number lies around -1/2

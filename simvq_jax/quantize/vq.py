@@ -108,8 +108,8 @@ class EMAVQ(_FreeCodes):
         self.check_fields()
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay is {self.decay} but must lie in [0, 1).")
-        if not 0 <= self.smoothing < math.inf:
-            raise ValueError(f"smoothing is {self.smoothing} but must be at least 0 and finite.")
+        if not 0 < self.smoothing < math.inf:
+            raise ValueError(f"smoothing is {self.smoothing} but must be above 0 and finite.")
         shape = (self.codebook_size, self.dim)
         draw = lambda: draw_rows(self.make_rng("params"), self.codebook_init, shape)  # noqa: E731
         self.rows = self.variable("codebook_stats", "codebook", draw)

@@ -78,9 +78,11 @@ def evaluate(
         figures.append(whole(scored.figures) | on_host)
         distances.add(whole(scored.features), figures[-1]["mask"])
         samples.look(scorer, batch, scored)
-        done = min(done + len(batch["mask"]) * share.count, len(data))
+        done = min(done + int(batch["mask"].sum()) * share.count, len(data) - 1)
         if progress is not None:
             progress.update(done)
+    if progress is not None:
+        progress.update(len(data))  # what cannot be read too
     if not any(of_batch["mask"].any() for of_batch in figures):
         raise ValueError(
             f"none of the {len(data)} {data.noun} of {data.source}, split {data.split}, can be read: replace those"

@@ -64,6 +64,9 @@ def test_a_split_is_no_label(tmp_path):
         picture(tmp_path / name)
     source = folder(tmp_path, "all")
     assert [source[i]["label"] for i in range(2)] == [None, None]
+    (tmp_path / "val").rename(tmp_path / "cats")
+    source = folder(tmp_path, "all")
+    assert [source[i]["label"] for i in range(2)] == ["cats", "train"]  # a class like others
 
 
 def test_an_identity_changes_with_names_and_sizes_of_files(tmp_path):

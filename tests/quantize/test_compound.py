@@ -13,6 +13,7 @@ D = 6
 TOKENS = np.random.default_rng(0).standard_normal((4, 5, D), np.float32)
 
 
+SHARED = VQ(4, 3)
 MIXED = ProductQuantizer([SimVQ(4, 3), FactorizedVQ(4, 3, code_dim=2)])
 
 
@@ -187,6 +188,7 @@ def test_masked_tokens_do_not_count():
         (ResidualQuantizer([VQ(4, 2), VQ(4, 3)]), r"dims \[2, 3\] but quantize"),
         (ResidualQuantizer([VQ(4, D)] * 2), r"stages holds one quantizer several times .*: write \[SimVQ"),
         (ProductQuantizer([VQ(4, 3)] * 2), "stages holds one quantizer several times"),
+        (ProductQuantizer([ResidualQuantizer([SHARED]), ResidualQuantizer([SHARED])]), "one quantizer several times"),
         (ResidualQuantizer([MIXED]), "a stage is a product of which some parts project and others do not"),
         (ResidualQuantizer([ProductQuantizer([MIXED])]), "a stage is a product of which some parts project"),
         (ResidualQuantizer([VQ(4, D)], dropout=1.5), r"dropout is 1.5 but must lie in \[0, 1\]"),

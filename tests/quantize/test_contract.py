@@ -133,6 +133,9 @@ def test_indices_of_other_types_are_refused(kind, dtype):
     indices = KINDS[kind].apply(variables, TOKENS).indices.astype(dtype)
     with pytest.raises(ValueError, match=f"indices are {dtype} but must be whole numbers"):
         KINDS[kind].apply(variables, indices, method="lookup")
+    whole = indices.astype(int)[0, 0]
+    codes = KINDS[kind].apply(variables, whole.tolist(), method="lookup")  # a number, or a list of one of each stage
+    np.testing.assert_array_equal(codes, KINDS[kind].apply(variables, whole, method="lookup"))
 
 
 @pytest.mark.parametrize("kind", ["simvq", "ema_vq", "fsq", "factorized_vq", "residual", "product"])

@@ -30,7 +30,7 @@ def trained(module, variables, z, mask=None, key=0):
 
 
 def test_a_code_is_the_discounted_mean_of_its_tokens():
-    module, variables = made(decay=0.9, smoothing=0.0)
+    module, variables = made(decay=0.9, smoothing=1e-9)
     start = np.asarray(variables["codebook_stats"]["codebook"], np.float64)
     sums, sizes = start.copy(), np.ones(K)
     for seed in range(3):
@@ -121,7 +121,7 @@ def test_directions_alone_are_compared():
     ("module", "sentence"),
     [
         (EMAVQ(K, D, decay=1.0), r"decay is 1.0 but must lie in \[0, 1\)"),
-        (EMAVQ(K, D, smoothing=-1.0), "smoothing is -1.0 but must be at least 0 and finite"),
+        (EMAVQ(K, D, smoothing=0.0), "smoothing is 0.0 but must be above 0 and finite"),
         (EMAVQ(K, D, restart_after=-1), "restart_after is -1 but must be at least 0"),
         (EMAVQ(K, D, codebook_init="zero"), "codebook_init is 'zero'"),
         (FactorizedVQ(K, D, code_dim=0), "code_dim is 0 but must be at least 1"),
