@@ -29,7 +29,7 @@ NAMES = {
     "simvq_frozen": (
         "the same without restarts: rows of C stay as they were drawn, as published, where the recipe replaces those"
         " whose codes are long out of use by such as W maps near tokens; codes may spread .9 times as far as tokens,"
-        " not as far"
+        " not as far; W has a rate of .03, where the recipe's is .01 at 600 and 1,300 steps"
     ),
     "simvq_plain, plain_...": (
         "the quantizer as published, under this project's schedule of the networks; W keeps the peak of their rate"

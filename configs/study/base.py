@@ -26,6 +26,7 @@ def get_config(size: str = "reduced"):
         config.model.width, config.model.norm_groups = 8, 8
         config.data.eval_crops = 128
         config.optimizer.learning_rate = 4e-3  # few steps: 1e-3 ends 4 dB lower
+        config.optimizer.transform_learning_rate = 3e-2
         config.optimizer.ema_decay = 0.95  # .98 averages over a quarter of them: codes and tokens lag behind rows
         config.quantizer.region_sources = 1024
     else:

@@ -10,7 +10,7 @@ rate is a run of methods.py.
 from configs import recipes
 from configs.study import base
 
-RATES = {"reduced": (1e-3, 1e-1), "full": (1e-3, 1e-2, 1e-1, 1.0)}  # beside the recipe's
+RATES = {"reduced": (1e-3, 1e-1), "full": (1e-3, 3e-2, 1e-1, 1.0)}  # beside the recipe's
 OF_METHODS = {"recipe": "simvq"}
 get_config = base.get_config
 
