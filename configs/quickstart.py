@@ -9,7 +9,8 @@ Needs two CPU cores and 2 GB of memory; each of the first two takes 4 or 5 minut
 (2026-11-28 and 29), 10 on two shared cores of an AMD EPYC on the 27th.
 
 Expect, over 262,144 held-out tokens: SimVQ 99.1% of the codes in use and 26.85 dB, vanilla VQ 0.6% and 26.42 dB (one
-run each, 2026-11-29 and 28); like runs of SimVQ differ by a decibel. docs/EXPERIMENTS.md has the recipes that were tried.
+run each, 2026-11-29 and 28); like runs of SimVQ differ by more than a decibel. docs/EXPERIMENTS.md has the
+recipes that were tried.
 """
 
 from configs import common, recipes

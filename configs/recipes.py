@@ -37,7 +37,8 @@ def without_restarts(config, transform_rate: float = 3e-2) -> None:
     """Undoes a part of `stable`, which a basis from a seed or a file, a trained one and an MLP do not admit: no row is
     replaced, and W keeps the codes a little closer together than the tokens are.
 
-    transform_rate: of W, which alone brings codes into use then and needs a larger one, by default that of the studies.
+    transform_rate: of W, which alone brings codes into use then and needs a larger one; by default that of the studies,
+    thirty times their networks' or less.
     """
     config.quantizer.restart_after = 0.0
     config.optimizer.transform_learning_rate = transform_rate

@@ -5,7 +5,7 @@ start, and the paper's recipe and vanilla VQ at the largest.
 or  python -m simvq_jax.train --evaluate --config=configs/study/largest.py --workdir=runs/study/one
 
 The training of headline.py, with steps enough for a window of 20 tokens a code at the largest K. One run of that takes
-an hour and three quarters of one CPU core.
+two hours of one CPU core.
 """
 
 import itertools

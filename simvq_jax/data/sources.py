@@ -15,7 +15,7 @@ import numpy as np
 from simvq_jax import store
 from simvq_jax.data import images
 from simvq_jax.data.encoded import EncodedSource, Item, Record, SkipLog, Source
-from simvq_jax.data.files import check_split, class_of, list_files, split_files, split_folders
+from simvq_jax.data.files import EVAL_FOLDERS, check_split, class_of, list_files, split_files, split_folders
 from simvq_jax.data.kinds import Kind
 from simvq_jax.data.tfds import TfdsSource
 
@@ -104,7 +104,7 @@ class FolderSource(EncodedSource):
         check_split(split)
         self._root = store.path_of(path).expanduser()
         self._files = self._of_split(split)
-        self._split_folders = split_folders(self._root)
+        self._no_classes = ("train", *EVAL_FOLDERS) if split_folders(self._root) else ()
 
     def _of_split(self, split: str) -> list[Path]:
         if split == "all":
@@ -126,7 +126,7 @@ class FolderSource(EncodedSource):
     def _record(self, index: int) -> Record:
         file = self._files[index]
         key = file.relative_to(self._root).as_posix()
-        return Record(key, file, class_of(key, self._split_folders))
+        return Record(key, file, class_of(key, self._no_classes))
 
 
 def _size(file: Path) -> int:

@@ -60,13 +60,14 @@ def test_all_is_everything_and_labels_are_folders(tmp_path):
 
 
 def test_a_split_is_no_label(tmp_path):
-    for name in ("train/1.png", "val/2.png"):
+    for name in ("test/0.png", "train/1.png", "val/2.png"):
         picture(tmp_path / name)
     source = folder(tmp_path, "all")
-    assert [source[i]["label"] for i in range(2)] == [None, None]
-    (tmp_path / "val").rename(tmp_path / "cats")
+    assert [source[i]["label"] for i in range(3)] == [None, None, None]
+    for name, kind in (("val", "cats"), ("test", "dogs")):
+        (tmp_path / name).rename(tmp_path / kind)
     source = folder(tmp_path, "all")
-    assert [source[i]["label"] for i in range(2)] == ["cats", "train"]  # a class like others
+    assert [source[i]["label"] for i in range(3)] == ["cats", "dogs", "train"]  # a class like others
 
 
 def test_an_identity_changes_with_names_and_sizes_of_files(tmp_path):
