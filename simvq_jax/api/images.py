@@ -18,9 +18,8 @@ BRIGHTEST = 8.0  # of floats: beyond it are levels up to 255, or no pictures
 class ImageTokenizer(Tokenizer):
     """Images to indices and back.
 
-    All methods may be called under jit, where values cannot be checked. Images are (b, h, w, 3), float in [-1, 1] or
-    uint8; indices int32 (b, h / f, w / f), with a last axis of stages if
-    the quantizer is compound. `factor` is f.
+    Images are (b, h, w, 3), float in [-1, 1] or uint8; indices int32 (b, h / f, w / f), with a last axis of stages if
+    the quantizer is compound. `factor` is f. All methods may be called under jit, where values cannot be checked.
     """
 
     def __init__(self, autoencoder: Autoencoder, variables: Any, config: ml_collections.ConfigDict, step: int):

@@ -10,7 +10,7 @@ import numpy as np
 from simvq_jax.api.base import Tokenizer
 from simvq_jax.api.stream import TokenStream
 from simvq_jax.build import samples_a_token
-from simvq_jax.data.sounds import LOUDEST
+from simvq_jax.data.sounds import check_level
 from simvq_jax.models.tokenizer import SoundAutoencoder
 from simvq_jax.programs import ManyShapes
 
@@ -104,11 +104,9 @@ class SoundTokenizer(Tokenizer):
             raise ValueError(f"sound has shape {x.shape} but must be (batch, samples), neither of them 0.")
         if not np.issubdtype(x.dtype, np.floating):
             raise ValueError(f"sound is {x.dtype} but must be floats in [-1, 1].")
-        peak = float(np.abs(x).max())  # of NaN itself
-        if not np.isfinite(peak):
+        if not np.isfinite(x).all():
             raise ValueError("sound has samples that are not finite: mend or remove them.")
-        if peak > LOUDEST:
-            raise ValueError(f"sound has a peak of {peak:g} but floats must lie in [-1, 1]: divide integers by 32,768.")
+        check_level(x, "sound")
         lengths = np.full((len(x),), x.shape[1]) if lengths is None else np.asarray(lengths)
         if lengths.shape != (len(x),) or not np.issubdtype(lengths.dtype, np.integer):
             raise ValueError(f"lengths are {lengths.dtype} {lengths.shape} but must be whole numbers ({len(x)},).")

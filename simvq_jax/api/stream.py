@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simvq_jax.data.sounds import LOUDEST
+from simvq_jax.data.sounds import check_level
 from simvq_jax.models.conv1d import clear
 from simvq_jax.models.seanet import LAST
 from simvq_jax.models.tokenizer import SoundAutoencoder
@@ -48,11 +48,7 @@ class TokenStream:
             raise ValueError("the stream is finished: open another for another sound.")
         if chunk.ndim != 1 or not np.issubdtype(chunk.dtype, np.floating) or not np.isfinite(chunk).all():
             raise ValueError(f"a chunk is {chunk.dtype} {chunk.shape} but must be finite floats (samples,).")
-        peak = float(np.abs(chunk).max(initial=0.0))
-        if peak > LOUDEST:
-            raise ValueError(
-                f"a chunk has a peak of {peak:g} but floats must lie in [-1, 1]: divide integers by 32,768."
-            )
+        check_level(chunk, "a chunk")
         self._pending = np.concatenate([self._pending, chunk.astype(np.float32)])
         found = []
         while len(self._pending) > self._wanted():  # one sample more: the last block is `finish`'s

@@ -1,9 +1,8 @@
 """What no module could use is told before anything is built, by the key's name."""
 
-import math
-
 from simvq_jax import cli
 from simvq_jax.build.networks import example_shape, of_sound, pixels_a_token, samples_a_token
+from simvq_jax.data.sounds import check_limit
 
 AT_LEAST_ONE = (
     "steps",
@@ -103,8 +102,7 @@ def _check_pictures(config) -> None:
 def _check_sound(config) -> None:
     if not config.model.ratios or min(config.model.ratios) < 1:
         raise ValueError(f"model.ratios is {config.model.ratios} but must be strides of at least 1.")
-    if not 0 < config.data.max_seconds < math.inf:
-        raise ValueError(f"data.max_seconds is {config.data.max_seconds} but must be finite and above 0.")
+    check_limit(config.data.max_seconds, "data.max_seconds")
     if config.discriminator.enabled:
         _check_sound_discriminators(config.discriminator)
     if samples_a_token(config) < 2:

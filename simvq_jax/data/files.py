@@ -9,6 +9,7 @@ from absl import logging
 from simvq_jax.store import is_remote, remote_files
 
 EVAL_FOLDERS = ("val", "validation", "eval", "test")
+SPLIT_FOLDERS = ("train", *EVAL_FOLDERS)  # no classes, where a tree has its splits in folders
 HOLD_OUT_EVERY = 20
 SPLITS = ("train", "eval", "all")
 

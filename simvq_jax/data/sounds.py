@@ -67,10 +67,17 @@ def decode_sound(data: bytes | Path, sample_rate: int, max_seconds: float) -> np
     return resampled if len(resampled) else mono[:1]  # of a few samples a lower rate leaves none
 
 
-def check_limit(max_seconds: float) -> None:
+def check_limit(max_seconds: float, key: str = "max_seconds") -> None:
     """Raises ValueError on a limit that is none: sounds that do not tell their length are read up to it."""
     if not 0 < max_seconds < math.inf:
-        raise ValueError(f"max_seconds is {max_seconds} but must be finite and above 0.")
+        raise ValueError(f"{key} is {max_seconds} but must be finite and above 0.")
+
+
+def check_level(sound: np.ndarray, name: str) -> None:
+    """Raises ValueError where finite floats are integers that were stored as such. name: of the sound."""
+    peak = float(np.abs(sound).max(initial=0.0))
+    if peak > LOUDEST:
+        raise ValueError(f"{name} has a peak of {peak:g} but floats must lie in [-1, 1]: divide integers by 32,768.")
 
 
 def _codecs():

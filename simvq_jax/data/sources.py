@@ -15,7 +15,7 @@ import numpy as np
 from simvq_jax import store
 from simvq_jax.data import images
 from simvq_jax.data.encoded import EncodedSource, Item, Record, SkipLog, Source
-from simvq_jax.data.files import EVAL_FOLDERS, check_split, class_of, list_files, split_files, split_folders
+from simvq_jax.data.files import SPLIT_FOLDERS, check_split, class_of, list_files, split_files, split_folders
 from simvq_jax.data.kinds import Kind
 from simvq_jax.data.tfds import TfdsSource
 
@@ -104,7 +104,7 @@ class FolderSource(EncodedSource):
         check_split(split)
         self._root = store.path_of(path).expanduser()
         self._files = self._of_split(split)
-        self._no_classes = ("train", *EVAL_FOLDERS) if split_folders(self._root) else ()
+        self._no_classes = SPLIT_FOLDERS if split_folders(self._root) else ()
 
     def _of_split(self, split: str) -> list[Path]:
         if split == "all":

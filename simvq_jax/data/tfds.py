@@ -5,7 +5,7 @@ from typing import Any
 
 from simvq_jax import store
 from simvq_jax.data.encoded import EncodedSource, Record, SkipLog
-from simvq_jax.data.files import EVAL_FOLDERS, HOLD_OUT_EVERY, check_split, class_of
+from simvq_jax.data.files import HOLD_OUT_EVERY, SPLIT_FOLDERS, check_split, class_of
 from simvq_jax.data.kinds import Kind
 
 
@@ -58,7 +58,7 @@ def _label_of(record: dict[str, Any], key: str) -> int | str | None:
     """Its own, or by the keys of `prepare`, which keep the folders of splits."""
     if "label" in record:
         return int(record["label"])
-    return class_of(key, ("train", *EVAL_FOLDERS)) if "key" in record else None
+    return class_of(key, SPLIT_FOLDERS) if "key" in record else None
 
 
 def _prepared_builder(name: str, data_dir: str, kind: Kind) -> Any:

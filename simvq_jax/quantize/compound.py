@@ -52,7 +52,8 @@ class _Compound(Quantizer):
     def check_stages(self):
         if not self.stages:
             raise ValueError("stages is empty but must hold at least one quantizer.")
-        if len({id(leaf) for leaf in self.leaves()}) < len(self.leaves()):
+        leaves = self.leaves()
+        if len({id(leaf) for leaf in leaves}) < len(leaves):
             raise ValueError(
                 "stages holds one quantizer several times but each must be its own: write [SimVQ(...) for _ in"
                 " range(n)], not [SimVQ(...)] * n."

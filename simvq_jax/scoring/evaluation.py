@@ -67,7 +67,7 @@ def evaluate(
     counts = [np.zeros((size,), np.int64) for size in scorer.autoencoder.quantizer.codebook_sizes]
     figures: list[dict[str, np.ndarray]] = []
     share = batch_share(mesh)
-    samples, distances, done = _Samples(len(data), share.count), FrechetDistances(), 0
+    samples, distances = _Samples(len(data), share.count), FrechetDistances()
     for batch in data.batches(share):
         before_batch()
         scored = scorer.score(variables, place_batch(batch, mesh))
@@ -78,9 +78,8 @@ def evaluate(
         figures.append(whole(scored.figures) | on_host)
         distances.add(whole(scored.features), figures[-1]["mask"])
         samples.look(scorer, batch, scored)
-        done = min(done + int(batch["mask"].sum()) * share.count, len(data) - 1)
         if progress is not None:
-            progress.update(done)
+            progress.update(min(samples.seen * share.count, len(data) - 1))
     if progress is not None:
         progress.update(len(data))  # what cannot be read too
     if not any(of_batch["mask"].any() for of_batch in figures):
@@ -112,15 +111,15 @@ class _Samples:
 
     def __init__(self, items: int, shares: int):
         self._items = max(items // shares, 1)
-        self._seen = 0
+        self.seen = 0
         self.originals: list[np.ndarray] = []
         self.reconstructions: list[np.ndarray] = []
         self.tokens: list[np.ndarray] = []
 
     def look(self, scorer: Scorer, batch, scored: Scored) -> None:
         real = np.flatnonzero(batch["mask"])
-        place = self._seen + np.arange(len(real))
-        self._seen += len(real)
+        place = self.seen + np.arange(len(real))
+        self.seen += len(real)
         rows = real[place * KEPT // self._items != (place - 1) * KEPT // self._items]
         if not len(rows):  # nothing of this batch leaves the device
             return
